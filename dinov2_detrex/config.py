@@ -1,0 +1,33 @@
+"""Where the recipes lie, and how a config refers to the shared ones: `get_config("common/train.py")`."""
+
+import os
+from pathlib import Path
+
+PACKAGE_DIR = Path(__file__).parent
+
+
+def recipes_dir() -> Path:
+    """The folder that holds `configs/` and `projects/`: the package itself when installed, else the checkout."""
+    return PACKAGE_DIR if (PACKAGE_DIR / "configs").is_dir() else PACKAGE_DIR.parent
+
+
+def get_config(config_path: str | os.PathLike):
+    """Load a shared config, e.g. "common/train.py", as an independent copy.
+
+    Args:
+        config_path: path below `configs/`.
+
+    Returns:
+        an omegaconf `DictConfig` of the file's public config objects.
+
+    Raises:
+        RuntimeError: there is no such file; the message lists the ones there are.
+    """
+    from detectron2.config import LazyConfig
+
+    root = recipes_dir() / "configs"
+    path = root / config_path
+    if not path.is_file():
+        known = ", ".join(sorted(str(p.relative_to(root)) for p in root.rglob("*.py")))
+        raise RuntimeError(f"{os.fspath(config_path)!r} is not a config of dinov2_detrex; there are: {known}")
+    return LazyConfig.load(str(path))
