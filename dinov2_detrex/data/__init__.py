@@ -1,0 +1,23 @@
+"""Data: the generated shapes set, COCO-format registration from a config, the check before training, pictures of both.
+
+Names are imported at first use, so that `python -m dinov2_detrex.data.shapes` runs with numpy and Pillow alone.
+"""
+
+import importlib
+
+_HOME = {
+    "datasets_root": "paths",
+    "generate_shapes": "shapes",
+    "coco_dataset_dicts": "registration",
+    "contact_sheet": "visualization",
+    "read_image": "image_reading",
+    "DetrDatasetMapper": "mapper",
+    "check_coco_dataset": "check",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'dinov2_detrex.data' has no attribute {name!r}; it exports {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,79 @@
+"""How any image file becomes an 8-bit array: upright, in the channel order asked for, or an error that names the file.
+
+Covers what data sets hold beside plain RGB: grey, grey with alpha, CMYK, palettes with and without transparency,
+16-bit PNG and TIFF, EXIF orientation. Transparency is dropped, not blended, as detectron2 does.
+"""
+
+import os
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow opens some 16-bit files as "I"
+_ROTATED_EXIF = (5, 6, 7, 8)
+_ORIENTATION_TAG = 0x0112
+
+
+def _sixteen_to_eight_bit(picture: Image.Image) -> Image.Image:
+    """The full 16-bit range onto 0..255, so that all files of a camera share one scale: 65535 / 257 = 255."""
+    values = np.asarray(picture).astype(np.int64)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError(
+            f"its values reach from {values.min()} to {values.max()}, beyond 16 bits: convert it to 8 bits"
+        )
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _to_eight_bit(picture: Image.Image) -> Image.Image:
+    if picture.mode in _SIXTEEN_BIT:
+        return _sixteen_to_eight_bit(picture)
+    if picture.mode == "F":
+        raise ValueError("it holds floating-point numbers of unknown range: convert it to 8 or 16 bits")
+    if picture.mode == "P":  # by way of alpha, as Pillow asks for palettes with transparency
+        return picture.convert("RGBA")
+    return picture
+
+
+def open_upright(file_name: str | os.PathLike) -> Image.Image:
+    """Open and decode a file as an 8-bit picture, turned as its EXIF orientation says; the mode is left as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be decoded: no image, truncated, or of a kind without a defined range; names the file.
+    """
+    try:
+        with Image.open(file_name) as picture:
+            picture.load()
+            return _to_eight_bit(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        reason = str(error) or type(error).__name__
+        raise OSError(f"{os.fspath(file_name)} cannot be read as an image: {reason}") from error
+
+
+def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.ndarray:
+    """Read a file as uint8 (H, W, C), upright, writable and contiguous.
+
+    Args:
+        file_name: any format that Pillow reads.
+        image_format: "RGB", "BGR" or "L" (C = 1).
+
+    Raises:
+        ValueError: unknown image_format.
+        FileNotFoundError, OSError: see `open_upright`.
+    """
+    if image_format not in ("RGB", "BGR", "L"):
+        raise ValueError(f"image_format={image_format!r}: expected 'RGB', 'BGR' or 'L'")
+    pixels = np.array(open_upright(file_name).convert("L" if image_format == "L" else "RGB"))
+    if image_format == "L":
+        return pixels[:, :, None]
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if image_format == "BGR" else pixels
+
+
+def upright_image_hw(file_name: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) that `read_image` would return, from the header alone; raises what Pillow raises."""
+    with Image.open(file_name) as picture:
+        width, height = picture.size
+        rotated = picture.getexif().get(_ORIENTATION_TAG) in _ROTATED_EXIF
+    return (width, height) if rotated else (height, width)

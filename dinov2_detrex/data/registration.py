@@ -1,0 +1,85 @@
+"""How a config names its data: a COCO-format JSON and an image folder become a registered detectron2 data set.
+
+    dataset=L(coco_dataset_dicts)(names="my_train", json_file="my/train.json", image_root="my/images")
+
+registers, loads and filters, so that `COCOEvaluator(dataset_name="my_train")` and the class names work afterwards and
+own data needs no code.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.datasets import register_coco_instances
+
+from dinov2_detrex.data.paths import datasets_root
+
+logger = logging.getLogger(__name__)
+
+
+def coco_dataset_dicts(
+    names: str,
+    json_file: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | None = None,
+    filter_empty: bool = True,
+) -> list[dict]:
+    """Register a COCO-format data set under `names`, if it is not yet, and return its records.
+
+    Args:
+        names: the data set's name, as `dataloader.evaluator.dataset_name` refers to it.
+        json_file: its instances JSON; None for a name that detectron2 or the caller has registered.
+        image_root: the folder that its file names are relative to; None likewise.
+        filter_empty: leave out images without an object that is not a crowd; False for evaluation.
+
+    Returns:
+        data set dicts with contiguous category ids, sorted by image id.
+
+    Raises:
+        FileNotFoundError: the JSON or the folder is not there; one line with what was expected where.
+        KeyError: no paths are given and the name is not registered.
+    """
+    if json_file is None and image_root is None:
+        metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
+        json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
+    else:
+        register(names, json_file, image_root)
+    if json_file is not None:
+        require_files(names, json_file, image_root)
+    return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
+
+
+def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+    """Register a COCO-format data set; a name that stood for other files stands for these from now on."""
+    if json_file is None or image_root is None:
+        raise ValueError(f"data set {name!r}: json_file={json_file}, image_root={image_root}; both are needed")
+    paths = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
+    if name in DatasetCatalog.list():
+        registered = MetadataCatalog.get(name)
+        if all(getattr(registered, key, None) == value for key, value in paths.items()):
+            return
+        logger.warning("data set %r now stands for %s", name, paths["json_file"])
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, **paths)
+
+
+def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
+    """Raise FileNotFoundError, in one line that says what to do, unless the JSON and the image folder are there."""
+    missing = [path for path, there in ((json_file, os.path.isfile), (image_root, os.path.isdir)) if not there(path)]
+    if missing:
+        found = " and ".join(os.fspath(path) for path in missing)
+        raise FileNotFoundError(f"data set {name!r}: {found} not found; {_what_to_do(name, json_file, image_root)}")
+
+
+def _what_to_do(name: str, json_file, image_root) -> str:
+    root = datasets_root()
+    expected = f"expected are the annotations {json_file} and the image folder {image_root}"
+    if not Path(json_file).is_relative_to(root):
+        return expected
+    setting = f"data sets are looked for in DETECTRON2_DATASETS={root}"
+    if "DETECTRON2_DATASETS" not in os.environ:
+        setting = f"DETECTRON2_DATASETS is not set, so data sets are looked for in {root.resolve()}"
+    if name.startswith("shapes_"):
+        expected = "make it with `python -m dinov2_detrex.data.shapes`"
+    return f"{expected}; {setting}"
