@@ -1,0 +1,1 @@
+"""What everything else leans on: processes, metrics, logs, files, names."""
