@@ -1,11 +1,13 @@
 """DINOv2 as a detectron2 backbone, and DINO detectors trained on it through LazyConfig files.
 
 Importing this package makes `detectron2` and `detrex` importable: the installed ones where they exist, else the
-small slice of their API under `fallback/` (`python -m dinov2_detrex.env` prints which).
+small slice of their API under `fallback/` (`python -m dinov2_detrex.env` prints which). It also registers the
+omegaconf resolvers that the recipes use (`dinov2_detrex.config`).
 """
 
 import importlib
 
+from dinov2_detrex.config import register_resolvers
 from dinov2_detrex.engine import enable_fallback
 
 __version__ = "0.1.0"
@@ -19,6 +21,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 enable_fallback()
+register_resolvers()
 
 
 def __getattr__(name: str):

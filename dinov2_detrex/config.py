@@ -1,7 +1,14 @@
-"""Where the recipes lie, and how a config refers to the shared ones: `get_config("common/train.py")`."""
+"""Where the recipes lie, how a config refers to the shared ones, and the arithmetic that recipes need.
 
+`get_config("common/train.py")` loads a shared file. Values that follow from others are interpolations with one of
+the resolvers below, e.g. `num_pos_feats="${half:${..embed_dim}}"`, so that one override changes all of them.
+"""
+
+import math
 import os
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 PACKAGE_DIR = Path(__file__).parent
 
@@ -23,7 +30,7 @@ def get_config(config_path: str | os.PathLike):
     Raises:
         RuntimeError: there is no such file; the message lists the ones there are.
     """
-    from detectron2.config import LazyConfig
+    from detectron2.config import LazyConfig  # here, because configs and models may import this module
 
     root = recipes_dir() / "configs"
     path = root / config_path
@@ -31,3 +38,55 @@ def get_config(config_path: str | os.PathLike):
         known = ", ".join(sorted(str(p.relative_to(root)) for p in root.rglob("*.py")))
         raise RuntimeError(f"{os.fspath(config_path)!r} is not a config of dinov2_detrex; there are: {known}")
     return LazyConfig.load(str(path))
+
+
+def half(value: int) -> int:
+    """`${half:n}`: n / 2 of an even number; ValueError for an odd one."""
+    if value % 2:
+        raise ValueError(f"{value} must be even to be halved")
+    return value // 2
+
+
+def iterations(epochs: float, images_per_epoch: int, total_batch_size: int) -> int:
+    """`${iterations:epochs,images,batch}`: optimizer steps in that many passes over the images, rounded up."""
+    return math.ceil(epochs * images_per_epoch / total_batch_size)
+
+
+def pyramid_levels(patch_size: int, scale_factors, extra_levels: int = 0) -> list[str]:
+    """`${pyramid_levels:patch,scales,extra}`: the names of a pyramid's maps, fine to coarse.
+
+    Args:
+        patch_size: stride of the ViT's map in pixels.
+        scale_factors: resolution of each map relative to the ViT's.
+        extra_levels: maps that the top block adds, each at twice the stride of the one before.
+
+    Returns:
+        e.g. ["p3", "p4", "p5", "p6"] for patch 16 or 14, scales (2, 1, 0.5) and one extra level.
+    """
+    from dinov2_detrex.backbone import level_name
+
+    strides = [patch_size / scale for scale in scale_factors]
+    strides += [strides[-1] * 2**i for i in range(1, extra_levels + 1)]
+    return [level_name(stride) for stride in strides]
+
+
+def pyramid_shapes(levels, channels: int) -> dict:
+    """`${pyramid_shapes:levels,channels}`: the neck's `input_shapes`, every level with the same channels."""
+    return {level: {"channels": channels} for level in levels}
+
+
+RESOLVERS = {
+    "half": half,
+    "times": lambda a, b: a * b,
+    "ratio": lambda a, b: a / b,
+    "count": len,
+    "iterations": iterations,
+    "pyramid_levels": pyramid_levels,
+    "pyramid_shapes": pyramid_shapes,
+}
+
+
+def register_resolvers() -> None:
+    """Make the resolvers known to omegaconf; calling it again changes nothing."""
+    for name, function in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
