@@ -1,0 +1,7 @@
+"""From image to feature pyramid: timm's DINOv2 (and any other model) as a detectron2 `Backbone`."""
+
+from dinov2_detrex.backbone.lr_factors import BackboneLrFactor, get_vit_lr_decay_rate
+from dinov2_detrex.backbone.pyramid import SimpleFeaturePyramid
+from dinov2_detrex.backbone.timm_backbone import TimmBackbone
+
+__all__ = ["BackboneLrFactor", "SimpleFeaturePyramid", "TimmBackbone", "get_vit_lr_decay_rate"]

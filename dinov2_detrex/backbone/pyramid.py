@@ -1,0 +1,170 @@
+"""How does one map of a plain ViT become a pyramid of levels? (ViTDet, arXiv 2203.16527, "Simple feature pyramid".)
+
+Written from detectron2's interface and state-dict names; beside those, it takes any patch size: a level is named after
+the power of two nearest to its stride, so 7, 14, 28, 56 are p3, p4, p5, p6 like 8, 16, 32, 64.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
+
+
+def level_of_stride(stride_px: float) -> int:
+    """n of the level name p{n}: the power of two nearest to the stride on a logarithmic scale."""
+    return round(math.log2(stride_px))
+
+
+def _exact(stride_px: Fraction) -> int | float:
+    return int(stride_px) if stride_px.denominator == 1 else float(stride_px)
+
+
+def rescaling(channels: int, scale: float, norm) -> tuple[list[nn.Module], int]:
+    """Layers that resize a (B, channels, H, W) map by `scale`, and the channels that leave them.
+
+    Raises:
+        NotImplementedError: a scale other than 4, 2, 1, 0.5, 0.25.
+    """
+    if scale == 4.0:
+        half, quarter = channels // 2, channels // 4
+        up = [nn.ConvTranspose2d(channels, half, 2, 2), get_norm(norm, half) or nn.Identity(), nn.GELU()]
+        return [*up, nn.ConvTranspose2d(half, quarter, 2, 2)], quarter
+    if scale == 2.0:
+        return [nn.ConvTranspose2d(channels, channels // 2, 2, 2)], channels // 2
+    if scale == 1.0:
+        return [], channels
+    if scale in (0.5, 0.25):
+        factor = round(1 / scale)
+        return [nn.MaxPool2d(factor, factor)], channels
+    raise NotImplementedError(f"scale factor {scale} is not one of {SCALES}")
+
+
+def build_stage(channels: int, out_channels: int, scale: float, norm) -> nn.Sequential:
+    """Resize, then a 1x1 and a 3x3 convolution: (B, channels, H, W) to (B, out_channels, scale*H, scale*W)."""
+    layers, channels = rescaling(channels, scale, norm)
+    bias = norm in ("", None)
+    lateral = Conv2d(channels, out_channels, 1, bias=bias, norm=get_norm(norm, out_channels))
+    output = Conv2d(out_channels, out_channels, 3, padding=1, bias=bias, norm=get_norm(norm, out_channels))
+    return nn.Sequential(*layers, lateral, output)
+
+
+class SimpleFeaturePyramid(Backbone):
+    """Levels at several scales, each computed from the same map of `net`.
+
+    Args:
+        net: a `Backbone`; its parameters are found under `net.`.
+        in_feature: name of the map of `net` that the levels are made from.
+        out_channels: channels of every level.
+        scale_factors: resolution of each level relative to the map, descending by two: a run of 4, 2, 1, 0.5, 0.25.
+        top_block: appends coarser levels, e.g. `LastLevelMaxPool()`. The latter always works on the coarsest level;
+            any other on the map that its `in_feature` names.
+        norm: normalisation of the convolutions, see `detectron2.layers.get_norm`; "" for none (with biases then).
+        square_pad: side in pixels of the square that images want to be padded to; 0 for none.
+
+    Raises:
+        AssertionError: `net` is no `Backbone`, or the strides do not double from level to level.
+        ValueError: `in_feature` or the top block's `in_feature` does not exist.
+        NotImplementedError: a scale that is not offered.
+    """
+
+    def __init__(
+        self,
+        net: Backbone,
+        in_feature: str,
+        out_channels: int,
+        scale_factors: Sequence[float],
+        top_block: nn.Module | None = None,
+        norm="LN",
+        square_pad: int = 0,
+    ):
+        super().__init__()
+        assert isinstance(net, Backbone), f"net must be a detectron2 Backbone, not {type(net).__name__}"
+        source = _source_shape(net, in_feature)
+        strides = [Fraction(source.stride) / Fraction(scale) for scale in scale_factors]
+        assert all(b == 2 * a for a, b in zip(strides, strides[1:])), (
+            f"strides must double from level to level; scale factors {list(scale_factors)} give "
+            f"{[_exact(s) for s in strides]}"
+        )
+        self.in_feature, self.scale_factors = in_feature, tuple(scale_factors)
+        self._stages = []
+        for stride, scale in zip(strides, scale_factors):
+            name = f"simfp_{level_of_stride(stride)}"
+            self.add_module(name, build_stage(source.channels, out_channels, scale, norm))
+            self._stages.append(name)
+        self.net, self.top_block = net, top_block
+        self._set_shapes(strides, out_channels)
+        self._size_divisibility = _common_multiple([Fraction(source.stride), *self._strides], net.size_divisibility)
+        self._square_pad = square_pad
+
+    def _set_shapes(self, strides: list[Fraction], out_channels: int) -> None:
+        """Names and true strides of all levels, those of the top block included."""
+        names = [f"p{level_of_stride(stride)}" for stride in strides]
+        if self.top_block is not None:
+            self._top_source = self._find_top_source(names)
+            net_strides = {name: Fraction(shape.stride) for name, shape in self.net.output_shape().items()}
+            stride = (
+                strides[-1] if self._top_source is None else (dict(zip(names, strides)) | net_strides)[self._top_source]
+            )
+            last_level = level_of_stride(strides[-1])
+            for i in range(1, self.top_block.num_levels + 1):
+                names, strides = [*names, f"p{last_level + i}"], [*strides, stride * 2**i]
+        self._strides = strides
+        self._out_features = names
+        self._out_feature_strides = {name: _exact(stride) for name, stride in zip(names, strides)}
+        self._out_feature_channels = dict.fromkeys(names, out_channels)
+
+    def _find_top_source(self, level_names: list[str]) -> str | None:
+        """The map that the top block works on, a net output before a level of the same name; None: the last level."""
+        if isinstance(self.top_block, LastLevelMaxPool):
+            return None  # its in_feature is "p5" whatever the strides are
+        known = [*self.net.output_shape(), *level_names]
+        if self.top_block.in_feature not in known:
+            raise ValueError(
+                f"{type(self.top_block).__name__}.in_feature={self.top_block.in_feature!r} is neither an output of net "
+                f"nor a level; there are: {', '.join(known)}"
+            )
+        return self.top_block.in_feature
+
+    @property
+    def size_divisibility(self) -> int:
+        """Pad images to a multiple of this and every level tiles them exactly, so that the strides are true."""
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """What `ImageList.from_tensors` takes; detectron2's misspelt key stands beside the right one."""
+        return {
+            "size_divisibility": self._size_divisibility,
+            "size_divisiblity": self._size_divisibility,
+            "square_size": self._square_pad,
+        }
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, C_in, h, w) images to {"p3": (B, out_channels, h/8, w/8), ...}, finest level first."""
+        net_features = self.net(x)
+        source = net_features[self.in_feature]
+        levels = [getattr(self, stage)(source) for stage in self._stages]
+        if self.top_block is not None:
+            known = {None: levels[-1], **dict(zip(self._out_features, levels)), **net_features}
+            levels += self.top_block(known[self._top_source])
+        return dict(zip(self._out_features, levels, strict=True))
+
+
+def _source_shape(net: Backbone, in_feature: str) -> ShapeSpec:
+    shapes = net.output_shape()
+    if in_feature not in shapes:
+        raise ValueError(f"in_feature={in_feature!r} is not an output of net; there are: {', '.join(shapes)}")
+    return shapes[in_feature]
+
+
+def _common_multiple(strides: Sequence[Fraction], size_divisibility: int) -> int:
+    """Smallest number of pixels that is a whole multiple of every stride and of what `net` itself asks for."""
+    numerators = [(stride.numerator) for stride in strides]  # lcm of fractions p/q that divide each other: lcm of p
+    return math.lcm(*numerators, max(size_divisibility, 1))

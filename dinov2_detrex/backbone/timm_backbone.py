@@ -1,0 +1,193 @@
+"""How does a timm model serve as a detectron2 backbone? `TimmBackbone`: images in, named feature maps out."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import Backbone
+from timm.layers import Format, nhwc_to
+from timm.models._features import FeatureGetterNet
+from torch import nn
+
+from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
+from dinov2_detrex.backbone.position import check_mode
+from dinov2_detrex.backbone.timm_factory import architecture, build_features, default_indices
+from dinov2_detrex.backbone.vit import (
+    add_positions,
+    embed_patches,
+    grid_size,
+    is_plain_vit,
+    rope_of_block,
+    run_block,
+    to_feature_map,
+)
+
+logger = logging.getLogger("timm backbone")
+
+
+class TimmBackbone(Backbone):
+    """Any timm model that supports `features_only`, as a detectron2 `Backbone`; made for DINOv2.
+
+    Args:
+        model_name: a timm name, e.g. "vit_base_patch14_dinov2.lvd142m".
+        features_only: must stay True; without it timm says nothing about channels and strides.
+        pretrained: load timm's weights for this name, through timm's cache and offline settings.
+        checkpoint_path: load this file instead of the download.
+        in_channels: channels of the images; a pretrained kernel for three is adapted as timm does.
+        out_indices: which blocks (of a ViT) or stages to return; index i becomes the map "p{i}", so -1 is "p-1".
+            None takes the last block of a plain ViT, and (0, 1, 2, 3), as detrex, of any other model.
+        out_features: names to select among those; None keeps all.
+        norm_layer: as in timm.
+        patch_size: patch of a ViT in pixels; None is the model's own.
+        img_size: size that fixes the stored positional grid; None is the model's own. 592 at patch 16 is the 37 x 37
+            grid of DINOv2's checkpoints. Images of any other size are taken anyway.
+        freeze: True for everything, a number n for the embedding and the first n blocks, "embed" for the patch and
+            positional embedding alone. The frozen part has no gradients, stays in evaluation mode through `train()`,
+            and runs under `no_grad`.
+        norm: apply the model's final norm to every map (plain ViTs only).
+        pos_embed: how positions reach another grid, "hub" as DINOv2's original code (models of other origin: as timm),
+            or "timm". None is "timm" where the caller passes timm's own `dynamic_img_size`, as detrex configs in
+            circulation do, whose checkpoints were trained with it; else "hub".
+        drop_path_rate: stochastic depth, see timm.
+        use_act_checkpoint: recompute the blocks in the backward pass instead of keeping their activations.
+        timm_kwargs: any other keyword of `timm.create_model`. Plain ViTs get `dynamic_img_size=True` by default.
+
+    Raises:
+        TypeError: `pretrained` is no bool.
+        RuntimeError: timm cannot build the model, or `features_only` is False.
+        ValueError: an argument that does not fit the model, or each other.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        features_only: bool = True,
+        pretrained: bool = False,
+        checkpoint_path: str = "",
+        in_channels: int = 3,
+        out_indices: Sequence[int] | None = None,
+        out_features: Sequence[str] | None = None,
+        norm_layer=None,
+        *,
+        patch_size: int | None = None,
+        img_size: int | tuple[int, int] | None = None,
+        freeze: bool | int | str = False,
+        norm: bool = False,
+        pos_embed: str | None = None,
+        drop_path_rate: float = 0.0,
+        use_act_checkpoint: bool = False,
+        **timm_kwargs: Any,
+    ):
+        super().__init__()
+        _check_switches(model_name, features_only, pretrained)
+        mode = pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub")
+        self.pos_embed_mode = check_mode(mode)
+        self._hub = mode == "hub" and "dinov2" in architecture(model_name)
+        out_indices = None if out_indices is None else tuple(out_indices)
+        self.timm_model = build_features(
+            model_name,
+            norm=norm,
+            in_chans=in_channels,
+            out_indices=out_indices or default_indices(model_name),
+            norm_layer=norm_layer,
+            patch_size=patch_size,
+            img_size=_as_size(img_size),
+            drop_path_rate=drop_path_rate or None,
+            pretrained=pretrained,
+            checkpoint_path=checkpoint_path,
+            **timm_kwargs,
+        )
+        self.use_act_checkpoint = use_act_checkpoint
+        if use_act_checkpoint and self.vit is None:
+            self.timm_model.set_grad_checkpointing(True)
+        self._freeze(freeze)
+        self._set_shapes(out_indices or default_indices(model_name), out_features)
+        logger.info("%s: %s", model_name, {name: (s.channels, s.stride) for name, s in self.output_shape().items()})
+
+    @property
+    def vit(self) -> nn.Module | None:
+        """The timm model behind the feature extractor where it is a plain ViT, else None."""
+        model = self.timm_model.model if isinstance(self.timm_model, FeatureGetterNet) else None
+        return model if model is not None and is_plain_vit(model) else None
+
+    @property
+    def size_divisibility(self) -> int:
+        """A plain ViT takes multiples of its patch; others state no requirement (0)."""
+        return 0 if self.vit is None else math.lcm(*self.vit.patch_embed.patch_size)
+
+    def _freeze(self, freeze: bool | int | str) -> None:
+        self.frozen = parse_freeze(freeze, self.vit)
+        for parameter in frozen_parameters(self.timm_model, self.vit, self.frozen):
+            parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """As in torch, but the frozen part stays in evaluation mode."""
+        super().train(mode)
+        for module in frozen_modules(self.timm_model, self.vit, self.frozen):
+            module.eval()
+        return self
+
+    def _set_shapes(self, out_indices: tuple[int, ...], out_features: Sequence[str] | None) -> None:
+        info = self.timm_model.feature_info
+        absolute = [index % len(info) for index in out_indices]
+        names = [f"p{index}" for index in out_indices]
+        self._index_of = dict(zip(names, absolute))
+        self._out_features = _select(names, out_features)
+        self._out_feature_channels = dict(zip(names, info.channels(absolute)))
+        self._out_feature_strides = dict(zip(names, info.reduction(absolute)))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, C_in, h, w) normalised images to {"p{index}": (B, C, h/stride, w/stride)}, in the order of out_indices.
+
+        Raises:
+            ValueError: a plain ViT's patch does not divide the image.
+        """
+        with gradient_unless(self.frozen.everything):
+            maps = self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
+        return {name: maps[self._index_of[name]] for name in self._out_features}
+
+    def _stage_maps(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        maps = self.timm_model(x)
+        if self.timm_model.output_fmt == Format.NHWC:
+            maps = [nhwc_to(feature_map, Format.NCHW).contiguous() for feature_map in maps]
+        return dict(zip(sorted(set(self._index_of.values())), maps, strict=True))
+
+    def _vit_maps(self, vit: nn.Module, x: torch.Tensor) -> dict[int, torch.Tensor]:
+        grid_hw = grid_size(vit, x.shape[-2:])
+        frozen_blocks = self.frozen.blocks
+        with gradient_unless(self.frozen.embed):
+            patches = embed_patches(vit, x)
+        with gradient_unless(frozen_blocks > 0):
+            tokens, rope = add_positions(vit, patches, self._hub, frozen=self.frozen.embed)
+        wanted, maps = set(self._index_of.values()), {}
+        for i, block in enumerate(vit.blocks):
+            with gradient_unless(i < frozen_blocks):
+                tokens = run_block(block, tokens, rope_of_block(vit, rope, i), self.use_act_checkpoint)
+            if i in wanted:
+                output = vit.norm(tokens) if self.timm_model.norm else tokens
+                maps[i] = to_feature_map(output, vit.num_prefix_tokens, grid_hw)
+        return maps
+
+
+def _check_switches(model_name: str, features_only: bool, pretrained: bool) -> None:
+    if not isinstance(pretrained, bool):
+        raise TypeError(f"pretrained must be True or False, not {pretrained!r}; a file goes to checkpoint_path")
+    if not features_only:
+        raise RuntimeError(
+            f"{model_name!r} with features_only=False has no feature maps; a backbone needs features_only=True"
+        )
+
+
+def _as_size(img_size: int | Sequence[int] | None) -> int | tuple[int, int] | None:
+    return img_size if img_size is None or isinstance(img_size, int) else tuple(img_size)
+
+
+def _select(names: list[str], out_features: Sequence[str] | None) -> list[str]:
+    """`names` that are in `out_features`, in the order of `names`; ValueError for one that is not there."""
+    unknown = set(out_features or ()) - set(names)
+    if unknown:
+        raise ValueError(f"out_features {sorted(unknown)} are not among the maps {names} that out_indices gives")
+    return [name for name in names if out_features is None or name in out_features]
