@@ -1,13 +1,16 @@
-"""detrex's layers by their names; each is dinov2_detrex's own."""
+"""detrex's layers by their names. Those of the detector are dinov2_detrex's own."""
+
+from detrex.layers.position_embedding import PositionEmbeddingSine
 
 from dinov2_detrex.engine import reexport
+
+__all__ = ["PositionEmbeddingSine"]
 
 _DETECTOR = "dinov2_detrex.detector"
 
 __getattr__ = reexport(
     __name__,
     {
-        "PositionEmbeddingSine": _DETECTOR,
         "get_sine_pos_embed": _DETECTOR,
         "MLP": _DETECTOR,
         "FFN": _DETECTOR,

@@ -1,11 +1,14 @@
-"""detrex's model parts by their names; each is dinov2_detrex's own."""
+"""detrex's model parts by their names. Backbone and matcher are dinov2_detrex's own."""
+
+from detrex.modeling.neck import ChannelMapper
 
 from dinov2_detrex.engine import reexport
+
+__all__ = ["ChannelMapper"]
 
 __getattr__ = reexport(
     __name__,
     {
-        "ChannelMapper": "dinov2_detrex.detector",
         "HungarianMatcher": "dinov2_detrex.detector",
         "TimmBackbone": "dinov2_detrex.backbone",
     },

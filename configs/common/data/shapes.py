@@ -1,0 +1,47 @@
+"""The generated shapes data set (`python -m dinov2_detrex.data.shapes`): `$DETECTRON2_DATASETS/shapes`, 3 classes."""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.evaluation import COCOEvaluator
+
+from dinov2_detrex.data import DetrDatasetMapper, coco_dataset_dicts, datasets_root
+
+_root = datasets_root() / "shapes"
+
+
+def _split(name, filter_empty):
+    return L(coco_dataset_dicts)(
+        names=f"shapes_{name}",
+        json_file=str(_root / "annotations" / f"instances_{name}.json"),
+        image_root=str(_root / name),
+        filter_empty=filter_empty,
+    )
+
+
+def _mapper(augmentation, is_train):
+    return L(DetrDatasetMapper)(
+        augmentation=augmentation,
+        augmentation_with_crop=None,
+        is_train=is_train,
+        mask_on=False,
+        img_format="RGB",
+    )
+
+
+dataloader = dict(
+    train=L(build_detection_train_loader)(
+        dataset=_split("train", filter_empty=True),
+        mapper=_mapper([L(T.RandomFlip)(), L(T.RandomFlip)(horizontal=False, vertical=True)], is_train=True),
+        total_batch_size=16,
+        aspect_ratio_grouping=False,  # the pictures are nearly square
+        num_workers=0,  # they are small: reading one takes less than a worker's overhead
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=_split("val", filter_empty=False),
+        mapper=_mapper([], is_train=False),
+        batch_size=10,
+        num_workers=0,
+    ),
+    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
+)

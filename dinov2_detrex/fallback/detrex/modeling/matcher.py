@@ -1,0 +1,5 @@
+"""`detrex.modeling.matcher` by name; it is dinov2_detrex's own."""
+
+from dinov2_detrex.engine import reexport
+
+__getattr__ = reexport(__name__, {"HungarianMatcher": "dinov2_detrex.detector"})
