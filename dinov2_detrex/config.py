@@ -63,11 +63,11 @@ def pyramid_levels(patch_size: int, scale_factors, extra_levels: int = 0) -> lis
     Returns:
         e.g. ["p3", "p4", "p5", "p6"] for patch 16 or 14, scales (2, 1, 0.5) and one extra level.
     """
-    from dinov2_detrex.backbone import level_name
+    from dinov2_detrex.backbone.pyramid import level_of_stride
 
     strides = [patch_size / scale for scale in scale_factors]
     strides += [strides[-1] * 2**i for i in range(1, extra_levels + 1)]
-    return [level_name(stride) for stride in strides]
+    return [f"p{level_of_stride(stride)}" for stride in strides]
 
 
 def pyramid_shapes(levels, channels: int) -> dict:
