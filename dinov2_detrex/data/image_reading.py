@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow opens some 16-bit files as "I"
-_ROTATED_EXIF = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
+_TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 def _sixteen_to_eight_bit(picture: Image.Image) -> Image.Image:
@@ -71,9 +71,14 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
     return np.ascontiguousarray(pixels[:, :, ::-1]) if image_format == "BGR" else pixels
 
 
+def read_stored_hw(file_name: str | os.PathLike) -> tuple[int, int]:
+    """(height, width) as stored, before any EXIF rotation, from the header alone; raises what Pillow raises."""
+    with Image.open(file_name) as picture:
+        return picture.height, picture.width
+
+
 def upright_image_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) that `read_image` would return, from the header alone; raises what Pillow raises."""
     with Image.open(file_name) as picture:
-        width, height = picture.size
-        rotated = picture.getexif().get(_ORIENTATION_TAG) in _ROTATED_EXIF
-    return (width, height) if rotated else (height, width)
+        turned = picture.getexif().get(_ORIENTATION_TAG) in _TURNED
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)

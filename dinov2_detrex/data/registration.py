@@ -6,13 +6,17 @@ registers, loads and filters, so that `COCOEvaluator(dataset_name="my_train")` a
 own data needs no code.
 """
 
+import hashlib
+import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
 
+from dinov2_detrex.data.check import check_coco_dataset
 from dinov2_detrex.data.paths import datasets_root
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,8 @@ def coco_dataset_dicts(
     json_file: str | os.PathLike | None = None,
     image_root: str | os.PathLike | None = None,
     filter_empty: bool = True,
+    check: bool = False,
+    skip_bad_images: bool = False,
 ) -> list[dict]:
     """Register a COCO-format data set under `names`, if it is not yet, and return its records.
 
@@ -31,6 +37,9 @@ def coco_dataset_dicts(
         json_file: its instances JSON; None for a name that detectron2 or the caller has registered.
         image_root: the folder that its file names are relative to; None likewise.
         filter_empty: leave out images without an object that is not a crowd; False for evaluation.
+        check: look for what is wrong with the data first, see `check_coco_dataset`. What is harmless is repaired, in a
+            copy of the JSON that training and evaluation then use, and one log line counts it.
+        skip_bad_images: with `check`, leave out images that are missing, unreadable or of another size.
 
     Returns:
         data set dicts with contiguous category ids, sorted by image id.
@@ -38,21 +47,44 @@ def coco_dataset_dicts(
     Raises:
         FileNotFoundError: the JSON or the folder is not there; one line with what was expected where.
         KeyError: no paths are given and the name is not registered.
+        ValueError: `check` found something harmful; one line with the file and the id.
     """
     if json_file is None and image_root is None:
         metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
         json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
-    else:
-        register(names, json_file, image_root)
-    if json_file is not None:
+    if json_file is not None or image_root is not None:
         require_files(names, json_file, image_root)
+        register(names, _checked(json_file, image_root, skip_bad_images) if check else json_file, image_root)
     return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
+
+
+def _checked(json_file: str | os.PathLike, image_root: str | os.PathLike, skip_bad_images: bool) -> str | os.PathLike:
+    """The JSON to use: the given one, or a repaired copy of it."""
+    report = check_coco_dataset(json_file, image_root, skip_bad_images)
+    report.raise_if_harmful()
+    if not report.harmless:
+        logger.info(report.summary())
+        return json_file
+    repaired = _write_once(report.repaired, Path(json_file).stem)
+    logger.warning("%s; used is the repaired copy %s", report.summary(), repaired)
+    return repaired
+
+
+def _write_once(document: dict, stem: str) -> Path:
+    """The document as a file of the user's cache, named by its content; many processes may call this at once."""
+    text = json.dumps(document).encode()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-{hashlib.sha256(text).hexdigest()[:16]}.json"
+    if not path.is_file():
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
+            temporary.write(text)
+        os.replace(temporary.name, path)
+    return path
 
 
 def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
     """Register a COCO-format data set; a name that stood for other files stands for these from now on."""
-    if json_file is None or image_root is None:
-        raise ValueError(f"data set {name!r}: json_file={json_file}, image_root={image_root}; both are needed")
     paths = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
     if name in DatasetCatalog.list():
         registered = MetadataCatalog.get(name)
@@ -66,6 +98,8 @@ def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathL
 
 def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
     """Raise FileNotFoundError, in one line that says what to do, unless the JSON and the image folder are there."""
+    if json_file is None or image_root is None:
+        raise ValueError(f"data set {name!r}: json_file={json_file}, image_root={image_root}; both are needed")
     missing = [path for path, there in ((json_file, os.path.isfile), (image_root, os.path.isdir)) if not there(path)]
     if missing:
         found = " and ".join(os.fspath(path) for path in missing)

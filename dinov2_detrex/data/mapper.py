@@ -1,0 +1,95 @@
+"""How a data set record becomes a model input: DETR's two augmentation lists, and files of any kind read right.
+
+detrex's `DetrDatasetMapper`, with these additions: grey, CMYK, palette, 16-bit and EXIF-rotated files become the 8-bit
+picture that one sees; a file that cannot be decoded, or is of another size than its record says, is an error that names
+it; box coordinates that are integers in the JSON are not truncated by resizing.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+
+from dinov2_detrex.data.image_reading import read_image
+
+logger = logging.getLogger(__name__)
+
+
+class DetrDatasetMapper:
+    """Map a data set dict to a model input.
+
+    Args:
+        augmentation: augmentations or transforms of detectron2.
+        augmentation_with_crop: a second list; each training image takes one of the two, with probability 1/2 each.
+            None: always the first.
+        is_train: False removes the annotations and makes no instances.
+        mask_on: keep segmentations, as `gt_masks`.
+        img_format: channel order of "image": "RGB", "BGR" or "L".
+
+    Augmentations see the picture alone, not its boxes, and draw from numpy's global generator.
+    """
+
+    def __init__(
+        self,
+        augmentation: Sequence,
+        augmentation_with_crop: Sequence | None,
+        is_train: bool = True,
+        mask_on: bool = False,
+        img_format: str = "RGB",
+    ):
+        self.augmentation = list(augmentation)
+        self.augmentation_with_crop = None if augmentation_with_crop is None else list(augmentation_with_crop)
+        self.is_train = is_train
+        self.mask_on = mask_on
+        self.img_format = img_format
+        logger.info("augmentations: %s, with crop: %s", self.augmentation, self.augmentation_with_crop)
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """The record plus "image" (uint8, C H W) and in training, where it has annotations, "instances".
+
+        The argument is not changed. Raises OSError for a file that cannot be decoded and `SizeMismatchError` for one of
+        another size than the record says; both name the file.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        pixels = read_image(dataset_dict["file_name"], self.img_format)
+        _check_size(dataset_dict, pixels)
+        pixels, transforms = T.apply_transform_gens(self._choose_augmentation(), pixels)
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # H W C -> C H W
+
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
+            annotations = dataset_dict.pop("annotations")
+            dataset_dict["instances"] = self._instances(annotations, transforms, pixels.shape[:2])
+        return dataset_dict
+
+    def _choose_augmentation(self) -> list:
+        if self.augmentation_with_crop is None or np.random.rand() < 0.5:
+            return self.augmentation
+        return self.augmentation_with_crop
+
+    def _instances(self, annotations: list[dict], transforms, image_hw: tuple[int, int]):
+        """`Instances` of what is left of the objects in the augmented picture; possibly none."""
+        transformed = [
+            detection_utils.transform_instance_annotations(self._trimmed(annotation), transforms, image_hw)
+            for annotation in annotations
+            if annotation.get("iscrowd", 0) == 0
+        ]
+        return detection_utils.filter_empty_instances(detection_utils.annotations_to_instances(transformed, image_hw))
+
+    def _trimmed(self, annotation: dict) -> dict:
+        """Without what is not asked for, and with the box in floating point."""
+        dropped = {"keypoints"} if self.mask_on else {"keypoints", "segmentation"}
+        kept = {key: value for key, value in annotation.items() if key not in dropped}
+        return kept | {"bbox": [float(value) for value in annotation["bbox"]]}
+
+
+def _check_size(dataset_dict: dict, pixels: np.ndarray) -> None:
+    """Fill in a height or width that the record lacks, then let detectron2 compare."""
+    dataset_dict.setdefault("height", pixels.shape[0])
+    dataset_dict.setdefault("width", pixels.shape[1])
+    detection_utils.check_image_size(dataset_dict, pixels)
