@@ -34,6 +34,14 @@ def _to_eight_bit(picture: Image.Image) -> Image.Image:
     return picture
 
 
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or its block is damaged, which says nothing of the pixels."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # Pillow's EXIF parser raises SyntaxError, struct.error, ValueError, KeyError and others
+        return 1
+
+
 def open_upright(file_name: str | os.PathLike) -> Image.Image:
     """Open and decode a file as an 8-bit picture, turned as its EXIF orientation says; the mode is left as it is.
 
@@ -44,7 +52,7 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(file_name) as picture:
             picture.load()
-            return _to_eight_bit(ImageOps.exif_transpose(picture))
+            return _to_eight_bit(ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture)
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
@@ -80,5 +88,5 @@ def read_stored_hw(file_name: str | os.PathLike) -> tuple[int, int]:
 def upright_image_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) that `read_image` would return, from the header alone; raises what Pillow raises."""
     with Image.open(file_name) as picture:
-        turned = picture.getexif().get(_ORIENTATION_TAG) in _TURNED
+        turned = _orientation(picture) in _TURNED
         return (picture.width, picture.height) if turned else (picture.height, picture.width)

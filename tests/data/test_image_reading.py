@@ -93,6 +93,13 @@ def test_exif_rotated_files_are_read_upright(tmp_path, orientation, name):
     assert read_stored_hw(path) == (stored.height, stored.width)
 
 
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
+def test_a_damaged_exif_block_is_ignored(tmp_path, block):
+    path = save(tmp_path, Image.fromarray(RGB), "x.jpg", exif=block, quality=100, subsampling=0)
+    assert np.abs(read_image(path).astype(int) - RGB).max() <= 8
+    assert upright_image_hw(path) == (H, W)
+
+
 @pytest.mark.parametrize("name", ["half.jpg", "half.png"])
 def test_a_truncated_file_is_named(tmp_path, name):
     path = save(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), name)
