@@ -1,0 +1,172 @@
+"""A run on disk: written so that a kill at any moment leaves a usable file, read without running code from it.
+
+Layout of a file, as detrex has it: {"model", "trainer": {"iteration", "optimizer", ...}, ["ema_state"], "iteration"},
+and beside them "metadata" with the class names. `last_checkpoint` names the newest file.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from dinov2_detrex.training.errors import TrainingDiverged, UserError
+
+logger = logging.getLogger(__name__)
+
+LAST = "last_checkpoint"
+UNSAFE_ENV = "DINOV2_DETREX_UNSAFE_PICKLE"  # "1" lets files run code while they are read
+
+
+class UnreadableCheckpoint(UserError):
+    """The file is missing, truncated, or holds objects beside tensors and plain values."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """A temporary file to write instead of `path`; it takes its place, complete and on disk, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill leaves behind is overwritten
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: str | os.PathLike, content: dict) -> None:
+    """`torch.save`, atomically."""
+    with replacing(Path(path)) as file:
+        torch.save(content, file)
+
+
+def read(path: str | os.PathLike) -> dict:
+    """Load a file onto the CPU with `weights_only=True`.
+
+    Raises:
+        UnreadableCheckpoint: naming the file and the cause.
+    """
+    unsafe = os.environ.get(UNSAFE_ENV) == "1"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except FileNotFoundError as error:
+        raise UnreadableCheckpoint(f"checkpoint {path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
+        raise UnreadableCheckpoint(
+            f"checkpoint {path} holds more than tensors and plain values ({reason or 'see torch.load, weights_only'}); "
+            f"reading it runs code from it. If you trust its source, set {UNSAFE_ENV}=1"
+        ) from error
+    except (EOFError, RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnreadableCheckpoint(f"checkpoint {path} is damaged or no checkpoint ({first_line})") from error
+
+
+class RunCheckpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie.
+        max_to_keep: periodic files that stay, those of earlier starts of the run included; 0 or less keeps all.
+        prefix: of the periodic files.
+    """
+
+    def __init__(self, folder: str | os.PathLike, max_to_keep: int = 0, prefix: str = "model"):
+        self.folder, self.max_to_keep, self.prefix = Path(folder), max_to_keep, prefix
+
+    def periodic(self) -> list[Path]:
+        """`{prefix}_{iteration:07d}.pth` files, oldest iteration first."""
+        pattern = re.compile(rf"{re.escape(self.prefix)}_\d{{7,}}\.pth")
+        files = self.folder.glob(f"{self.prefix}_*.pth") if self.folder.is_dir() else []
+        return sorted((f for f in files if pattern.fullmatch(f.name)), key=lambda f: int(f.stem.rpartition("_")[2]))
+
+    def save(self, name: str, content: dict) -> Path:
+        """Write `{name}.pth`, make it the one that `load_newest` finds, and remove what is too old."""
+        path = self.folder / f"{name}.pth"
+        write(path, content)
+        with replacing(self.folder / LAST) as file:
+            file.write(path.name.encode())
+        self._remove_old(path)
+        return path
+
+    def _remove_old(self, newest: Path) -> None:
+        old = self.periodic()[: -self.max_to_keep] if self.max_to_keep > 0 else []
+        unfinished = self.folder.glob(".*.pth.tmp")  # of a process that was killed while it wrote
+        for path in [*old, *unfinished]:
+            if path != newest:
+                path.unlink(missing_ok=True)
+
+    def newest(self) -> Path | None:
+        """The file that `last_checkpoint` names; None where nothing was saved."""
+        pointer = self.folder / LAST
+        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
+
+    def load_newest(self) -> tuple[Path, dict] | None:
+        """The newest file that can be read, trying older periodic ones where it cannot; None where nothing was saved.
+
+        Raises:
+            UnreadableCheckpoint: there are files, but none can be read.
+        """
+        candidates = [path for path in [self.newest()] if path is not None]
+        candidates += [path for path in reversed(self.periodic()) if path not in candidates]
+        failures = []
+        for path in candidates:
+            try:
+                return path, read(path)
+            except UnreadableCheckpoint as error:
+                logger.warning("%s; trying the one before it", error)
+                failures.append(error)
+        if failures:
+            raise UnreadableCheckpoint(f"nothing to resume from: {failures[0]}")
+        return None
+
+
+class PeriodicCheckpoint(HookBase):
+    """Saves after every `period` iterations and, as `model_final`, after the last one.
+
+    Args:
+        checkpoints: where to; written by the main process alone.
+        period: iterations; 0 or less saves the final one only.
+        content: makes what is saved; called on every process, because sharded weights must be gathered.
+    """
+
+    def __init__(self, checkpoints: RunCheckpoints, period: int, content):
+        self.checkpoints, self.period, self.content = checkpoints, period, content
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
+            self._save(f"{self.checkpoints.prefix}_{self.trainer.iter:07d}")
+
+    def after_train(self):
+        if self.trainer.finished:
+            self._save(f"{self.checkpoints.prefix}_final")
+
+    def _save(self, name: str) -> None:
+        content = self.content()
+        if comm.is_main_process():
+            refuse_non_finite(content["model"], self.trainer.iter, self.checkpoints.newest())
+            logger.info("saved %s", self.checkpoints.save(name, content))
+
+
+def refuse_non_finite(state: dict, iteration: int, last_good: Path | None) -> None:
+    """Keep broken weights from replacing good ones.
+
+    Raises:
+        TrainingDiverged: naming the first weight with NaN or infinity.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise TrainingDiverged(
+                f"weight {name!r} is not finite after iteration {iteration}, nothing was saved; "
+                f"last good checkpoint: {last_good or 'none'}"
+            )

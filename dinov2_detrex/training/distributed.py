@@ -1,0 +1,137 @@
+"""How the processes of a run come to be: one, several started here, or started by torchrun; and how they end.
+
+When one process of a run dies, the others are ended instead of waiting for it forever.
+"""
+
+import datetime
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+from dinov2_detrex.training.errors import UsageError, UserError
+
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which processes a run has: `per_machine` on each of `machines`, meeting at `url`."""
+
+    per_machine: int = 1
+    machines: int = 1
+    machine_rank: int = 0
+    url: str = "auto"
+
+    @property
+    def total(self) -> int:
+        return self.per_machine * self.machines
+
+
+def under_torchrun() -> bool:
+    """True if torchrun (or anything that sets its variables) started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def check_processes(processes: Processes, device_type: str) -> None:
+    """Refuse what cannot be started, before anything is.
+
+    Raises:
+        UsageError: more processes than GPUs, CPU processes that were not asked for, or no meeting point.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if processes.per_machine < 1 or processes.machines < 1:
+        raise UsageError("--num-gpus and --num-machines must be at least 1")
+    if not 0 <= processes.machine_rank < processes.machines:
+        raise UsageError(
+            f"--machine-rank {processes.machine_rank} must be in 0..{processes.machines - 1} (--num-machines)"
+        )
+    if device_type == "cuda" and processes.per_machine > gpus:
+        raise UsageError(
+            f"--num-gpus {processes.per_machine}, but this machine has {gpus}; "
+            "lower it, or set train.device=cpu to run that many CPU processes"
+        )
+    if processes.machines > 1 and not processes.url.startswith("tcp://"):
+        raise UsageError("--num-machines > 1 needs --dist-url tcp://HOST:PORT, an address of machine 0")
+
+
+def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda: bool) -> int:
+    """Run `main(*args)` in every process of the run and return its exit status, of the first that failed if any did.
+
+    Raises:
+        UserError: a process ended without a message of its own, e.g. killed by a signal.
+    """
+    if under_torchrun():
+        local, per_machine = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        with _process_group(local, per_machine, use_cuda, init_method="env://"):
+            return main(*args)
+    if processes.total == 1:
+        return main(*args)
+    url = processes.url if processes.machines > 1 or processes.url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
+    messages = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(
+        _child, (main, args, processes, url, use_cuda, messages), processes.per_machine, join=False
+    )
+    return _wait(context, messages)
+
+
+def _child(local_rank: int, main, args, processes: Processes, url: str, use_cuda: bool, messages) -> None:
+    rank = processes.machine_rank * processes.per_machine + local_rank
+    try:
+        with _process_group(
+            local_rank, processes.per_machine, use_cuda, init_method=url, rank=rank, world_size=processes.total
+        ):
+            status = main(*args)
+    except UserError as error:
+        messages.put((error.exit_status, str(error)))
+        status = error.exit_status
+    if status:
+        sys.exit(status)
+
+
+def _wait(context, messages) -> int:
+    """Join the children; the first one to fail has the others ended."""
+    try:
+        while not context.join():
+            pass
+    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        if not messages.empty():  # the others may have failed of its end, and louder
+            status, message = messages.get()
+            failure = UserError(message)
+            failure.exit_status = status
+            raise failure from None
+        if isinstance(error, mp.ProcessRaisedException):
+            raise
+        cause = f"was killed by {error.signal_name}" if error.signal_name else f"ended with status {error.exit_code}"
+        raise UserError(f"process {error.error_index} of the run {cause}; the others were ended") from None
+    return 0
+
+
+class _process_group:
+    """The default process group and detectron2's per-machine one, and their end."""
+
+    def __init__(self, local_rank: int, per_machine: int, use_cuda: bool, **init):
+        self.local_rank, self.per_machine, self.use_cuda, self.init = local_rank, per_machine, use_cuda, init
+
+    def __enter__(self):
+        if self.use_cuda:
+            torch.cuda.set_device(self.local_rank)
+        dist.init_process_group("nccl" if self.use_cuda else "gloo", timeout=TIMEOUT, **self.init)
+        comm.create_local_process_group(self.per_machine)
+        comm.synchronize()
+
+    def __exit__(self, kind, error, traceback):
+        if kind is None:  # after a failure the others may be gone, and a tidy end would wait for them
+            dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

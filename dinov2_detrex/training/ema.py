@@ -1,0 +1,101 @@
+"""An exponential moving average of the weights, with the names and the checkpoint layout of detrex's `EMAState`.
+
+ema = decay * ema + (1 - decay) * value after every step, for floating-point parameters and buffers. Integer buffers are
+copied. Frozen parameters do not move, so their average is the parameter itself and takes no memory or time.
+"""
+
+import contextlib
+
+import torch
+from detectron2.engine import HookBase
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class ModelEMA:
+    """The average of one model's weights.
+
+    Args:
+        model: the bare model (not wrapped by DDP); its current weights are the start.
+        decay: in [0, 1].
+        device: where the average is kept; "" = beside each parameter.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, device: str = ""):
+        self.model = model
+        self._average = get_ema_multi_avg_fn(decay)
+        self._moving = {
+            name: value.detach().to(device or value.device, copy=True) for name, value in _moving_tensors(model).items()
+        }
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the model's present weights."""
+        current = _moving_tensors(self.model)
+        floating = [name for name, value in self._moving.items() if value.is_floating_point()]
+        for name in self._moving.keys() - set(floating):
+            self._moving[name].copy_(current[name])
+        if floating:
+            averaged = [self._moving[name] for name in floating]
+            self._average(averaged, [current[name].detach().to(ema.device) for name, ema in zip(floating, averaged)], 0)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """name -> tensor for every parameter and saved buffer; a tensor under two names appears under the first."""
+        return {name: self._moving.get(name, value.detach()) for name, value in _all_tensors(self.model).items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over a saved average, detrex's too.
+
+        Raises:
+            AssertionError: `state` lacks a weight of the model that is averaged.
+        """
+        missing = sorted(self._moving.keys() - state.keys())
+        if missing:
+            raise AssertionError(f"the saved ema_state lacks {len(missing)} weights of this model, e.g. {missing[0]!r}")
+        for name, value in self._moving.items():
+            value.copy_(state[name])
+
+    @contextlib.contextmanager
+    def applied(self):
+        """Inside, the model carries the averaged weights; afterwards its own again, whatever happened."""
+        saved = {name: value.detach().clone() for name, value in _moving_tensors(self.model).items()}
+        try:
+            _copy_into(self.model, self._moving)
+            yield self.model
+        finally:
+            _copy_into(self.model, saved)
+
+    def apply(self) -> None:
+        """Give the model the averaged weights for good."""
+        _copy_into(self.model, self._moving)
+
+
+@torch.no_grad()
+def _copy_into(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
+    current = _moving_tensors(model)
+    for name, value in values.items():
+        current[name].copy_(value)
+
+
+def _all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, then the buffers that a checkpoint holds, each tensor once."""
+    saved = model.state_dict(keep_vars=True)
+    buffers = {name: value for name, value in model.named_buffers() if name in saved}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _moving_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Those that training changes: not the frozen parameters."""
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in _all_tensors(model).items() if name not in frozen}
+
+
+class EMAUpdate(HookBase):
+    """Moves the average after every step."""
+
+    def __init__(self, ema: ModelEMA):
+        self.ema = ema
+
+    def after_step(self):
+        self.ema.update()

@@ -1,0 +1,31 @@
+"""Which errors of a run have a cause that its user can remove, and what to tell them."""
+
+import torch
+
+from dinov2_detrex.training.errors import UserError
+
+
+class OutOfMemory(UserError):
+    """The device or the host ran out of memory."""
+
+
+ADVICE = (
+    "less memory: train.accumulate.steps=2 (the same result in smaller parts), train.amp.enabled=true, "
+    "dataloader.train.total_batch_size=..., smaller images, model.transformer.decoder.use_checkpoint=true, "
+    "train.fsdp.enabled=true over several GPUs"
+)
+
+
+def explain(error: BaseException) -> UserError | None:
+    """The one-line form of an error from the training loop; None for what is a bug."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return OutOfMemory(f"out of memory ({text.splitlines()[0]}); {ADVICE}")
+    if "DataLoader worker" in text and "killed by signal" in text:
+        return OutOfMemory(
+            f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
+            "try dataloader.train.num_workers=... with fewer, or 0"
+        )
+    return None

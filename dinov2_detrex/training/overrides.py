@@ -1,0 +1,136 @@
+"""How `key=value` on the command line changes a config, and how a misspelt key is told from a new one.
+
+The grammar is Hydra's (hydra.cc, "Override grammar"), applied by detectron2's LazyConfig. Before that, every key must
+exist, or be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`.
+"""
+
+import difflib
+import inspect
+
+from detectron2.config import LazyConfig
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dinov2_detrex.training.errors import UsageError
+
+
+def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Change `cfg` in place, in order, and return it.
+
+    Args:
+        cfg: a config with all its sections.
+        overrides: e.g. ["train.max_iter=100", "+model.note=mine", "data.names=[a,b]"].
+
+    Raises:
+        UsageError: an override does not parse, names an unknown key, asks for a sweep or a deletion, or does not fit.
+    """
+    for text in overrides:
+        override = _parse(text)
+        if not override.is_add() and not override.is_force_add():
+            _check_key(cfg, override.key_or_group, override.value(), text)
+            text = "+" + text  # checked: a parameter that the config leaves out may be created without a warning
+        try:
+            LazyConfig.apply_overrides(cfg, [text])
+        except (KeyError, ValueError, OmegaConfBaseException, HydraException) as error:
+            raise UsageError(f"override {text.lstrip('+')!r}: {_first_line(error)}") from error
+    return cfg
+
+
+def _parse(text: str):
+    if text.startswith("--"):
+        raise UsageError(f"unknown flag {text!r}; the flags are shown by --help")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UsageError(
+            f"override {text!r} does not parse ({_first_line(error)}); write key=value without blanks around '=', "
+            "lists as key=[1,2], and quote values with special characters for the shell: 'key=\"a, b\"'"
+        ) from error
+    if override.is_delete():
+        raise UsageError(f"override {text!r}: keys cannot be deleted; set the value to null instead")
+    if override.is_sweep_override():
+        raise UsageError(f"override {text!r} is a sweep, which is not supported; a list is written key=[1,2]")
+    return override
+
+
+def _check_key(cfg, key: str, value, text: str) -> None:
+    node, done = cfg, []
+    for part in key.split("."):
+        if not isinstance(node, (DictConfig, ListConfig)):
+            raise UsageError(f"override {text!r}: {'.'.join(done)!r} is a plain value, not a section")
+        done.append(part)
+        if not _has(node, part):
+            if not _accepts(node, part):
+                raise UsageError(_unknown_key(cfg, done, text))
+            return
+        node = _child(node, part)
+    if isinstance(value, dict) and isinstance(node, DictConfig):
+        for name, inner in value.items():  # a dictionary is merged, so its keys must be known as well
+            _check_key(cfg, f"{key}.{name}", inner, text)
+
+
+def _has(node, part: str) -> bool:
+    if isinstance(node, ListConfig):
+        return part.lstrip("-").isdigit()  # an index out of range is reported by omegaconf, with the length
+    return part in node or part in node.keys()
+
+
+def _child(node, part: str):
+    try:
+        return node[int(part)] if isinstance(node, ListConfig) else node[part]
+    except (OmegaConfBaseException, IndexError):
+        return None  # "???", or an interpolation that this very override may be meant to repair
+
+
+def _accepts(node, parameter: str) -> bool:
+    """True if the callable that `node` describes takes `parameter` by name."""
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target is None:
+        return False
+    try:
+        parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
+    except (ImportError, TypeError, ValueError):
+        return True  # the callable does not say; it will complain itself
+    return parameter in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _unknown_key(cfg, parts: list[str], text: str) -> str:
+    key = ".".join(parts)
+    near = nearest_keys(key, known_keys(cfg))
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown key {key!r} in override {text!r}{hint} (to add a new key on purpose: +{text})"
+
+
+def known_keys(node, prefix: str = "") -> list[str]:
+    """Dotted names of every key below `node`, sections included; interpolations are not followed."""
+    if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, "_"):
+        names = [str(name) for name in node.keys()]
+    elif isinstance(node, ListConfig):
+        names = [str(i) for i in range(len(node))]
+    else:
+        return []
+    found = []
+    for name in names:
+        found.append(prefix + name)
+        if not OmegaConf.is_interpolation(node, int(name) if isinstance(node, ListConfig) else name):
+            found += known_keys(_child(node, name), f"{prefix}{name}.")
+    return found
+
+
+def nearest_keys(key: str, known: list[str], count: int = 3) -> list[str]:
+    """The known keys that look most like `key`, judged by the last part of the name first, then by the whole."""
+
+    def likeness(candidate: str) -> float:
+        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
+        return last + 0.5 * difflib.SequenceMatcher(None, key, candidate).ratio()
+
+    ranked = sorted(((likeness(name), name) for name in known), key=lambda pair: (-pair[0], pair[1]))
+    return [name for score, name in ranked[:count] if score > 0.9]
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return (str(text).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,237 @@
+"""What each process of a run does: build the parts that the config describes, resume, train, evaluate."""
+
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.engine import hooks
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
+
+from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
+from dinov2_detrex.training.data_order import build_train_loader
+from dinov2_detrex.training.datasets import check_datasets, dataset_metadata
+from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
+from dinov2_detrex.training.errors import TrainingDiverged, UserError
+from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, Evaluator, PeriodicEvaluation
+from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
+from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
+from dinov2_detrex.training.seeding import draw_run_seed, seed_generators
+from dinov2_detrex.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool = False) -> int:
+    """Train, or evaluate only, as one of the run's processes.
+
+    Args:
+        cfg: complete and overridden.
+        config_file: named in the log.
+        resume: continue from the newest checkpoint in `train.output_dir`, if there is one.
+        eval_only: evaluate `train.init_checkpoint` (with `resume`: the newest checkpoint).
+
+    Returns:
+        the exit status.
+
+    Raises:
+        UserError: for everything that its user can put right.
+    """
+    setup.set_up_loggers(cfg.train.output_dir)
+    setup.log_start(config_file)
+    setup.set_numerics(cfg.train)
+    check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"))
+    device = choose_device(cfg.train.device, comm.get_local_rank() if comm.get_world_size() > 1 else 0)
+    checkpoints = checkpoint.RunCheckpoints(cfg.train.output_dir, cfg.train.checkpointer.max_to_keep)
+    saved = _find_saved(checkpoints) if resume else None
+    try:
+        if eval_only:
+            evaluate_only(cfg, device, saved)
+        else:
+            train(cfg, device, checkpoints, saved)
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
+    except Exception as error:
+        explained = failures.explain(error)
+        if explained is None or explained is error:
+            raise
+        raise explained from error
+    return 0
+
+
+def _find_saved(checkpoints: checkpoint.RunCheckpoints) -> dict | None:
+    found = checkpoints.load_newest()
+    if found is None:
+        logger.warning("--resume: no checkpoint in %s, starting from the beginning", checkpoints.folder)
+        return None
+    logger.info("resuming from %s, iteration %d is done", found[0], found[1]["iteration"])
+    return found[1]
+
+
+def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None) -> None:
+    """Train from the start, or from what was `saved`."""
+    seed = _agree_on_seed(cfg.train.seed, saved)
+    if comm.is_main_process():
+        cfg.train.seed, cfg.train.device = seed, device.type
+        logger.info("config written to %s", setup.write_config(cfg, cfg.train.output_dir))
+    start_iter = saved["iteration"] + 1 if saved else 0
+    seed_generators(seed)  # the same initial weights in every process
+    model = instantiate(cfg.model).to(device)
+    if saved:
+        _load_exactly(model, saved["model"])
+    else:
+        load_initial(model, cfg.train.init_checkpoint)
+    optimizer, clip = _build_optimizer(cfg, model)
+    wrapped = parallel.wrap(model, cfg.train, device)
+    averaging = cfg.train.model_ema
+    ema = ModelEMA(model, averaging.decay, averaging.device) if averaging.enabled else None
+    trainer = _build_trainer(cfg, wrapped, optimizer, clip, device, seed, start_iter)
+    trainer.register_hooks(_build_hooks(cfg, trainer, model, ema, checkpoints, start_iter))
+    if saved:
+        trainer.load_state_dict(saved["trainer"])
+        if ema is not None:
+            ema.load_state_dict(_ema_state(saved, "the checkpoint to resume from"))
+    trainer.train(start_iter, cfg.train.max_iter)
+
+
+def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> None:
+    """Evaluate once and log the results."""
+    model = instantiate(cfg.model).to(device)
+    if saved:
+        _load_exactly(model, saved["model"])
+    else:
+        saved = load_initial(model, cfg.train.init_checkpoint)
+        if not cfg.train.init_checkpoint:
+            logger.warning("--eval-only without train.init_checkpoint evaluates the weights as the model was built")
+    options = cfg.train.model_ema
+    if options.enabled and options.use_ema_weights_for_eval_only:
+        ema = ModelEMA(model, device=options.device)
+        ema.load_state_dict(_ema_state(saved, cfg.train.init_checkpoint))
+        ema.apply()
+        logger.info("evaluating the averaged weights")
+    results = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)(model.eval())
+    if comm.is_main_process():
+        print(results)
+
+
+def load_initial(model: nn.Module, path: str) -> dict:
+    """Start from the weights in `path`, as far as names and shapes agree; what else the file holds is returned."""
+    local = path.partition("?")[0]
+    if path and "://" not in path and not Path(local).is_file():
+        raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
+    if path and "://" not in path and Path(local).suffix == ".pth":
+        checkpoint.read(local)  # damaged or unsafe files end here, with one line
+    return DetectionCheckpointer(model).load(path) if path else {}
+
+
+def _load_exactly(model: nn.Module, state: dict) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join((str(error).splitlines() + [""])[1].split())
+        raise UserError(
+            f"the checkpoint is of another model than the config's ({first}); "
+            "use the run's own config.yaml, or start anew with another train.output_dir"
+        ) from error
+
+
+def _ema_state(saved: dict, source: str) -> dict:
+    if "ema_state" not in saved:
+        raise UserError(f"train.model_ema is on, but {source or 'train.init_checkpoint'} holds no ema_state")
+    return saved["ema_state"]
+
+
+def _agree_on_seed(asked: int | None, saved: dict | None) -> int:
+    """One seed for all processes: the saved run's, the one asked for, or a fresh one."""
+    seed = asked if asked is not None and asked >= 0 else draw_run_seed()
+    if saved and "seed" in saved["trainer"]:
+        if asked is not None and asked >= 0 and asked != saved["trainer"]["seed"]:
+            logger.warning("train.seed=%s: the resumed run keeps its own, %s", asked, saved["trainer"]["seed"])
+        seed = saved["trainer"]["seed"]
+    seed = comm.all_gather(seed)[0]
+    logger.info("seed %d", seed)
+    return seed
+
+
+def _build_optimizer(cfg: DictConfig, model: nn.Module):
+    """The optimizer with its rates scaled to the batch, and the function that clips gradients (or None)."""
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.pop("model")
+    scale = cfg.train.scale_lr
+    factor = scale_learning_rates(
+        optimizer, cfg.dataloader.train.get("total_batch_size", 0), scale.reference_batch_size, scale.rule
+    )
+    if factor != 1.0:
+        logger.info("learning rates scaled by %g", factor)
+    logger.info(describe_groups(optimizer, model))
+    clip = cfg.train.clip_grad
+    if not clip.enabled:
+        return optimizer, None
+    return optimizer, lambda parameters: nn.utils.clip_grad_norm_(parameters, **clip.params)
+
+
+def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Trainer:
+    options = cfg.train
+    precision = Precision(device, choose_dtype(options.amp.enabled, options.amp.dtype, device))
+    logger.info("device %s, precision %s", device, precision)
+    loader = build_train_loader(
+        cfg.dataloader.train,
+        seed=seed,
+        start_iter=start_iter,
+        rank=comm.get_rank(),
+        num_processes=comm.get_world_size(),
+        parts=options.accumulate.steps,
+    )
+    return Trainer(
+        model,
+        loader,
+        optimizer,
+        precision=precision,
+        clip_gradients=clip,
+        parts=options.accumulate.steps,
+        weight_by=options.accumulate.weight_by,
+        seed=seed,
+        divergence=(options.divergence.factor, options.divergence.window),
+    )
+
+
+def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int) -> list:
+    """In the order in which they act after each iteration."""
+    options, main = cfg.train, comm.is_main_process()
+    evaluator = Evaluator(cfg.dataloader, options.validation_loss.enabled)
+    best = options.best_checkpoint
+    metric = best.metric or ("ema/bbox/AP" if ema else "bbox/AP")
+    tracker = BestTracker(metric, best.mode, options.early_stopping.patience, options.early_stopping.min_delta)
+    metadata = dataset_metadata(cfg.dataloader.train)
+
+    def content() -> dict:
+        state = {"model": model.state_dict(), "trainer": trainer.state_dict(), "iteration": trainer.iter}
+        return state | {"metadata": metadata} | ({"ema_state": ema.state_dict()} if ema else {})
+
+    def save_best(iteration: int, results: dict) -> None:
+        averaged = ema is not None and metric.startswith(EMA_PREFIX + "/")
+        state = {"model": ema.state_dict() if averaged else model.state_dict(), "iteration": iteration}
+        if main:
+            path = checkpoints.folder / "model_best.pth"
+            checkpoint.write(path, state | {"metadata": metadata, "results": results})
+            logger.info("best %s so far: %.4f, saved %s", metric, results[metric], path)
+
+    keeps = cfg.dataloader.get("evaluator") is not None and (best.enabled or options.early_stopping.patience)
+    return [
+        hooks.IterationTimer(),
+        EMAUpdate(ema) if ema else None,
+        LearningRate(trainer.optimizer, instantiate(cfg.lr_multiplier)),
+        checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, content),
+        PeriodicEvaluation(
+            options.eval_period,
+            lambda: evaluator(model, ema),
+            tracker if keeps else None,
+            save_best if best.enabled else None,
+        ),
+        hooks.PeriodicWriter(progress.build_writers(cfg, start_iter), options.log_period) if main else None,
+        progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
+    ]

@@ -1,0 +1,216 @@
+"""One iteration of training, and the loop around it, for either engine.
+
+iteration = read the images, seed, forward and backward part by part, clip, look at the numbers, step.
+"""
+
+import contextlib
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase, TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from dinov2_detrex.training.errors import TrainingDiverged
+from dinov2_detrex.training.precision import Precision
+from dinov2_detrex.training.seeding import STEP, derive_seed, seed_generators
+
+logger = logging.getLogger(__name__)
+
+MIN_HISTORY = 20  # iterations before a loss can be called exploding
+
+
+class Trainer(TrainerBase):
+    """Trains a model that maps a batch to a dictionary of losses.
+
+    Args:
+        model: possibly wrapped (DDP, FSDP); in training mode from here on.
+        loader: endless; each item is one part of an iteration's batch: a list of model inputs.
+        optimizer: of the model's parameters.
+        precision: autocast and gradient scaling; None is fp32.
+        clip_gradients: called with the parameters that have gradients, returns their norm; None does not clip.
+        parts: items of `loader` that make one iteration (gradient accumulation).
+        weight_by: what the losses are averaged over, "boxes" or "images"; decides how much each part counts.
+        seed: of the run; iteration i draws its random numbers from (seed, i, process).
+        divergence: (factor, window): the run ends when the loss exceeds factor x its median over the window.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: Precision | None = None,
+        clip_gradients: Callable | None = None,
+        parts: int = 1,
+        weight_by: str = "boxes",
+        seed: int = 0,
+        divergence: tuple[float, int] = (100.0, 200),
+    ):
+        super().__init__()
+        if weight_by not in ("boxes", "images"):
+            raise ValueError(f"weight_by={weight_by!r} must be 'boxes' or 'images'")
+        self.model, self.loader, self.optimizer = model.train(), loader, optimizer
+        self.precision = precision or Precision(next(model.parameters()).device)
+        self.clip_gradients, self.parts, self.weight_by, self.seed = clip_gradients, parts, weight_by, seed
+        self.divergence_factor, self._recent_losses = divergence[0], deque(maxlen=divergence[1])
+        self.hooks: list[HookBase] = []
+        self.finished = False  # True once the last iteration is done, or after `stop`
+        self._stop = False
+        self._batches = None
+
+    def register_hooks(self, hooks) -> None:
+        """Hooks run in the order of registration; None entries are skipped."""
+        hooks = [hook for hook in hooks if hook is not None]
+        super().register_hooks(hooks)
+        self.hooks += hooks
+
+    def stop(self) -> None:
+        """End the run after the present iteration, as if it were the last."""
+        self._stop = True
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations `start_iter` to `max_iter` - 1; `after_train` runs in any case, with `finished` set or not."""
+        logger.info("training from iteration %d to %d", start_iter, max_iter)
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self._call_hooks("before_train")
+                while self.iter < max_iter and not self._stop:
+                    self.storage.iter = self.iter
+                    self._call_hooks("before_step")
+                    self.run_step()
+                    self._call_hooks("after_step")
+                    self.iter += 1
+                self.finished = True
+            finally:
+                self.storage.iter = self.iter
+                self._call_hooks("after_train")
+
+    def run_step(self) -> None:
+        """One optimizer step."""
+        self._batches = self._batches or iter(self.loader)
+        start = time.perf_counter()
+        batches = [next(self._batches) for _ in range(self.parts)]
+        data_time = time.perf_counter() - start
+        seed_generators(derive_seed(STEP, self.seed, self.iter, comm.get_rank()))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._forward_backward(batches)
+        self._call_hooks("after_backward")
+        norms = self._clip()
+        self._record(losses | norms, data_time, batches)
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+
+    def _forward_backward(self, batches: list[list[dict]]) -> dict[str, torch.Tensor]:
+        """Gradients of the whole batch, and its losses: each part weighted by its share of what they average over."""
+        total: dict[str, torch.Tensor] = {}
+        for number, (batch, weight) in enumerate(zip(batches, self._part_weights(batches)), start=1):
+            with self._gradient_sync(number == self.parts):
+                with self.precision.autocast():
+                    losses = self.model(batch)
+                losses = losses if isinstance(losses, dict) else {"total_loss": losses}
+                losses = {name: value * weight for name, value in losses.items()} if self.parts > 1 else losses
+                self.precision.scaler.scale(sum(losses.values())).backward()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach()
+        return total
+
+    def _part_weights(self, batches: list[list[dict]]) -> list[float]:
+        if self.parts == 1 or self.weight_by == "images":
+            return [1 / self.parts] * self.parts
+        counts = torch.tensor([sum(len(image["instances"]) for image in batch) for batch in batches], dtype=torch.float)
+        if comm.get_world_size() > 1:
+            counts = counts.to(self.precision.device)
+            dist.all_reduce(counts)
+            counts = counts.cpu() / comm.get_world_size()
+        # DETR's losses are sums over boxes divided by max(boxes, 1): undo each part's divisor, apply the whole batch's
+        return (counts.clamp(min=1) / counts.sum().clamp(min=1)).tolist()
+
+    def _gradient_sync(self, last_part: bool):
+        """Processes exchange gradients once an iteration, with the last part."""
+        if last_part or not hasattr(self.model, "no_sync"):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _clip(self) -> dict[str, torch.Tensor]:
+        if self.clip_gradients is None:
+            return {}
+        self.precision.scaler.unscale_(self.optimizer)
+        return {"grad_norm": self.clip_gradients([p for p in self.model.parameters() if p.grad is not None])}
+
+    def _record(self, values: dict[str, torch.Tensor], data_time: float, batches: list[list[dict]]) -> None:
+        """Write the iteration's numbers, means over the processes, and end the run where they are beyond repair."""
+        names = sorted(values)
+        device = self.precision.device
+        own = torch.stack([values[name].to(device, torch.float32).detach() for name in names])
+        own = torch.cat([own, own.new_tensor([data_time])])
+        table = _gather_rows(own).tolist()  # the one transfer of an iteration: (processes, values)
+        scalars = {name: statistics.fmean(row[i] for row in table) for i, name in enumerate(names)}
+        norm = scalars.pop("grad_norm", None)
+        total = sum(scalars.values())
+        self._check(total, norm, scalars, batches)
+        self.storage.put_scalars(**(scalars | {"total_loss": total}))
+        self.storage.put_scalars(rank_data_time=data_time, data_time=max(row[-1] for row in table))
+        if norm is not None:
+            self.storage.put_scalar("[metric]grad_norm", norm)
+
+    def _check(self, total: float, norm: float | None, losses: dict[str, float], batches) -> None:
+        scaled = self.precision.scaler.is_enabled()  # then steps with infinite gradients are skipped
+        finite = total - total == 0 and (scaled or norm is None or norm - norm == 0)
+        median = statistics.median(self._recent_losses) if len(self._recent_losses) >= MIN_HISTORY else None
+        exploded = median is not None and total > self.divergence_factor * max(median, 1e-8)
+        self._recent_losses.append(total)
+        if finite and not exploded:
+            return
+        names = comm.all_gather([image.get("file_name", "?") for batch in batches for image in batch])
+        what = f"{self.divergence_factor:g} times its median of {median:.4g}" if finite else "not finite"
+        raise TrainingDiverged(
+            f"iteration {self.iter}: the loss is {what}: {total:.4g} ({_shown(losses)}), gradient norm "
+            f"{'not measured' if norm is None else format(norm, '.4g')}; images: {', '.join(sum(names, []))}"
+        )
+
+    def _call_hooks(self, moment: str) -> None:
+        for hook in self.hooks:
+            getattr(hook, moment)()
+
+    def state_dict(self) -> dict:
+        """What a checkpoint holds of the run, beside the weights. `iteration` is the one just finished."""
+        state = {
+            "iteration": self.iter,
+            "seed": self.seed,
+            "hooks": {type(hook).__qualname__: state for hook in self.hooks if (state := hook.state_dict())},
+            "optimizer": self.optimizer.state_dict(),
+        }
+        scaler = self.precision.scaler
+        return state | ({"grad_scaler": scaler.state_dict()} if scaler.is_enabled() else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore the optimizer, the scaler and the hooks; call before `train`, after the hooks are registered."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.precision.scaler.is_enabled() and "grad_scaler" in state:
+            self.precision.scaler.load_state_dict(state["grad_scaler"])
+        for hook in self.hooks:
+            if type(hook).__qualname__ in state.get("hooks", {}):
+                hook.load_state_dict(state["hooks"][type(hook).__qualname__])
+
+
+def _gather_rows(row: torch.Tensor) -> torch.Tensor:
+    """(n,) of this process -> (processes, n)."""
+    if comm.get_world_size() == 1:
+        return row[None]
+    rows = [torch.empty_like(row) for _ in range(comm.get_world_size())]
+    dist.all_gather(rows, row)
+    return torch.stack(rows)
+
+
+def _shown(losses: dict[str, float], most: int = 6) -> str:
+    worst = sorted(losses.items(), key=lambda pair: (pair[1] == pair[1], -pair[1]))  # NaN first, then the largest
+    return ", ".join(f"{name} {value:.4g}" for name, value in worst[:most])

@@ -1,0 +1,151 @@
+"""The data order: a pure function of seed and iteration, whatever the workers, the start and the processes."""
+
+import itertools
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.data import build_detection_train_loader
+from detectron2.data.samplers import TrainingSampler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dinov2_detrex.training.data_order import GroupSampler, build_train_loader, grouped, shuffled_stream
+from dinov2_detrex.training.errors import UsageError
+
+
+def records(count=13):
+    """Every third image is upright."""
+    heights = [30 if i % 3 == 0 else 5 for i in range(count)]
+    return [{"file_name": f"{i}.png", "width": 10, "height": h, "image_id": i} for i, h in enumerate(heights)]
+
+
+def noisy(record):
+    """A mapper that draws from all three generators."""
+    return record | {"noise": (random.random(), np.random.rand(), torch.rand(()).item())}
+
+
+def loader_config(**changes):
+    return L(build_detection_train_loader)(
+        **({"dataset": L(records)(count=13), "mapper": noisy, "total_batch_size": 4, "num_workers": 0} | changes)
+    )
+
+
+def take(loader, count):
+    return [[(r["image_id"], r["noise"]) for r in batch] for batch in itertools.islice(loader, count)]
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+@pytest.mark.parametrize("start", [1, 5, 11])
+def test_a_loader_started_later_continues_exactly(grouping, start):
+    cfg = loader_config(aspect_ratio_grouping=grouping)
+    whole = take(build_train_loader(cfg, seed=3), 14)
+    assert take(build_train_loader(cfg, seed=3, start_iter=start), 14 - start) == whole[start:]
+
+
+def test_the_number_of_workers_changes_nothing():
+    alone = take(build_train_loader(loader_config(), seed=3), 8)
+    with_workers = take(build_train_loader(loader_config(num_workers=2, prefetch_factor=4), seed=3), 8)
+    assert alone == with_workers
+
+
+def test_another_seed_gives_another_order_and_other_noise():
+    first, second = (take(build_train_loader(loader_config(), seed=seed), 5) for seed in (3, 4))
+    assert first != second
+
+
+def test_an_image_is_augmented_differently_each_time_it_is_shown():
+    noise = Counter(n for batch in take(build_train_loader(loader_config(), seed=3), 20) for _, n in batch)
+    assert max(noise.values()) == 1 and len(noise) == 80
+
+
+def test_the_loader_leaves_the_generators_of_the_process_alone():
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    expected = torch.rand(3).tolist(), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    loader = iter(build_train_loader(loader_config(), seed=3))
+    seen_after_creation = torch.get_rng_state()
+    next(loader)
+    assert torch.equal(torch.get_rng_state(), seen_after_creation)
+    assert (np.random.rand(), random.random()) == expected[1:]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_processes_and_parts_share_out_the_batch_of_one_process(parts):
+    cfg = loader_config(aspect_ratio_grouping=False)
+    whole = take(build_train_loader(cfg, seed=3), 6)
+    shares = [
+        take(build_train_loader(cfg, seed=3, rank=rank, num_processes=2, parts=parts), 6 * parts) for rank in range(2)
+    ]
+    joint = []
+    for i in range(6):
+        joint.append([image for share in shares for part in share[i * parts : (i + 1) * parts] for image in part])
+    assert joint == whole
+
+
+def test_with_grouping_a_batch_has_one_orientation_and_no_image_is_lost():
+    loader = build_train_loader(loader_config(mapper=None), seed=3)
+    batches = list(itertools.islice(loader, 13))  # 4 epochs of 13 images
+    assert all(len({r["width"] > r["height"] for r in batch}) == 1 for batch in batches)
+    seen = Counter(r["image_id"] for batch in batches for r in batch)
+    assert set(seen) == set(range(13)) and max(seen.values()) <= 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 60), st.integers(0, 3), st.integers(1, 4))
+def test_every_group_goes_to_one_process_and_a_late_start_skips_whole_iterations(images, size, start, rank, processes):
+    rank %= processes
+    buckets = np.arange(images) % 2
+
+    def groups():
+        return grouped(shuffled_stream(images, 5), size, buckets)
+
+    own = list(itertools.islice(GroupSampler(groups, start, processes, range(rank, rank + 1)), 3))
+    expected = list(itertools.islice(groups(), (start + 3) * processes))[start * processes :]
+    assert own == expected[rank::processes]
+
+
+def test_each_epoch_of_the_stream_shows_every_image_once_in_its_own_order():
+    stream = list(itertools.islice(shuffled_stream(50, 1), 150))
+    epochs = [[index for _, index in stream[i : i + 50]] for i in (0, 50, 100)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] and [position for position, _ in stream] == list(range(150))
+
+
+def test_a_sampler_of_the_config_is_used_and_resumed():
+    cfg = loader_config(sampler=L(TrainingSampler)(size=13, shuffle=False), aspect_ratio_grouping=False)
+    whole = take(build_train_loader(cfg, seed=3), 6)
+    assert [image for batch in whole for image, _ in batch] == [i % 13 for i in range(24)]
+    assert take(build_train_loader(cfg, seed=3, start_iter=2), 4) == whole[2:]
+
+
+def test_a_shuffling_sampler_of_the_config_draws_the_same_seed_again():
+    cfg = loader_config(sampler=L(TrainingSampler)(size=13))
+    whole = take(build_train_loader(cfg, seed=3), 6)
+    np.random.seed(99)
+    assert take(build_train_loader(cfg, seed=3, start_iter=2), 4) == whole[2:]
+
+
+def test_an_image_that_the_mapper_refuses_is_replaced_the_same_way_every_time():
+    cfg = loader_config(mapper=lambda record: noisy(record) if record["image_id"] % 2 else None)
+    whole = take(build_train_loader(cfg, seed=3), 4)
+    assert all(image % 2 for batch in whole for image, _ in batch)
+    assert take(build_train_loader(cfg, seed=3, start_iter=2), 2) == whole[2:]
+
+
+def test_a_mapper_that_refuses_everything_is_an_error_that_says_so():
+    with pytest.raises(RuntimeError, match="rejected"):
+        next(iter(build_train_loader(loader_config(mapper=lambda record: None), seed=3)))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_the_numbers():
+    with pytest.raises(UsageError, match=r"total_batch_size=4 .* 3 process.* multiple of 3"):
+        build_train_loader(loader_config(), seed=3, num_processes=3)
+
+
+def test_an_unknown_keyword_of_the_loader_is_refused():
+    with pytest.raises(UsageError, match="num_wokers"):
+        build_train_loader(loader_config(num_wokers=2), seed=3)

@@ -1,0 +1,110 @@
+"""Overrides: what Hydra's grammar allows is applied, what nobody can have meant is refused with a hint."""
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.training.overrides import apply_overrides, known_keys, nearest_keys
+
+
+def takes_anything(size, **options):
+    return size, options
+
+
+@pytest.fixture
+def cfg():
+    return OmegaConf.create(
+        {
+            "train": {"max_iter": 10, "amp": {"enabled": False}, "steps": [1, 2, 3], "alias": "${.max_iter}"},
+            "model": L(torch.nn.Conv2d)(in_channels=3, out_channels="${..width}", kernel_size=1),
+            "open": L(takes_anything)(size=1),
+            "width": 8,
+            "needed": "???",
+        },
+        flags={"allow_objects": True},
+    )
+
+
+@pytest.mark.parametrize(
+    "override, key, value",
+    [
+        ("train.max_iter=5", "train.max_iter", 5),
+        ("train.amp.enabled=true", "train.amp.enabled", True),
+        ("train.max_iter=1e-4", "train.max_iter", 1e-4),
+        ("train.max_iter=null", "train.max_iter", None),
+        ("train.max_iter='5'", "train.max_iter", "5"),
+        ("train.max_iter=", "train.max_iter", ""),
+        ("train.max_iter=detectron2://x/y.pkl", "train.max_iter", "detectron2://x/y.pkl"),
+        ("train.steps=[4,5]", "train.steps", [4, 5]),
+        ("train.steps.1=9", "train.steps.1", 9),
+        ("train.amp={enabled:true}", "train.amp", {"enabled": True}),
+        ("train.max_iter=${width}", "train.max_iter", 8),
+        ("model.bias=false", "model.bias", False),  # a parameter of Conv2d that the config leaves out
+        ("open.anything=1", "open.anything", 1),  # the callable takes **options
+        ("+train.note=mine", "train.note", "mine"),
+        ("++train.new.deep=1", "train.new.deep", 1),
+        ("needed=3", "needed", 3),
+        ("train.alias=4", "train.alias", 4),
+        ("model._target_=torch.nn.Conv1d", "model._target_", "torch.nn.Conv1d"),
+    ],
+)
+def test_an_override_of_hydras_grammar_is_applied(cfg, override, key, value):
+    apply_overrides(cfg, [override])
+    assert OmegaConf.select(cfg, key) == value
+
+
+def test_later_overrides_see_what_earlier_ones_added_and_win(cfg):
+    apply_overrides(cfg, ["+train.note={a:1}", "train.note.a=2", "train.note.a=3", "width=16"])
+    assert cfg.train.note.a == 3 and cfg.model.out_channels == 16
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("train.max_itr=5", ["'train.max_itr'", "train.max_iter", "+train.max_itr=5"]),
+        ("max_iter=5", ["'max_iter'", "train.max_iter"]),
+        ("trian.max_iter=5", ["'trian'", "train"]),
+        ("model.padd=1", ["'model.padd'", "+model.padd=1"]),
+        ("train={max_itr:5}", ["'train.max_itr'", "train.max_iter"]),
+        ("train.max_iter.deeper=5", ["'train.max_iter'", "plain value"]),
+        ("train.steps.7=1", ["train.steps.7"]),
+        ("train.max_iter", ["'train.max_iter'", "key=value"]),
+        ("train.max_iter = 3", ["key=value"]),
+        ("train.steps=(1,2)", ["key=[1,2]"]),
+        ("train.max_iter=1,2", ["sweep", "[1,2]"]),
+        ("train.max_iter=choice(1,2)", ["sweep"]),
+        ("train.max_iter=range(1,3)", ["sweep"]),
+        ("~train.max_iter", ["deleted", "null"]),
+        ("--resum", ["--resum", "--help"]),
+        ("", ["key=value"]),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it_and_says_what_to_do(cfg, override, words):
+    with pytest.raises(UsageError) as caught:
+        apply_overrides(cfg, [override])
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_a_refused_override_leaves_the_config_as_it_was(cfg):
+    before = OmegaConf.to_container(cfg, resolve=False)
+    with pytest.raises(UsageError):
+        apply_overrides(cfg, ["train.max_itr=5"])
+    assert OmegaConf.to_container(cfg, resolve=False) == before
+
+
+@given(st.data())
+def test_a_key_with_one_letter_left_out_is_answered_with_the_key(data):
+    known = ["train.max_iter", "train.amp.enabled", "model.num_queries", "optimizer.lr_decay", "dataloader.workers"]
+    key = data.draw(st.sampled_from(known))
+    at = data.draw(st.integers(key.rindex(".") + 1, len(key) - 1))
+    assert nearest_keys(key[:at] + key[at + 1 :], known)[0] == key
+
+
+def test_known_keys_are_the_dotted_names_of_all_sections_and_values(cfg):
+    keys = known_keys(cfg)
+    assert {"train", "train.amp.enabled", "train.steps.2", "train.alias", "model._target_", "needed"} <= set(keys)

@@ -1,0 +1,55 @@
+"""Which device and precision a run takes."""
+
+import pytest
+import torch
+
+from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "enabled, name, expected",
+    [
+        (False, "bfloat16", None),
+        (True, None, torch.bfloat16),
+        (True, "float16", torch.float16),
+        (True, "bf16", torch.bfloat16),
+        (True, "torch.float16", torch.float16),
+    ],
+)
+def test_amp_takes_bfloat16_on_a_cpu_unless_told_otherwise(enabled, name, expected):
+    assert choose_dtype(enabled, name, CPU) is expected
+
+
+def test_a_gpu_without_bfloat16_takes_float16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # a Turing GPU
+    assert choose_dtype(True, None, torch.device("cuda", 0)) is torch.float16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert choose_dtype(True, None, torch.device("cuda", 0)) is torch.bfloat16
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(UsageError, match="float8"):
+        choose_dtype(True, "float8", CPU)
+
+
+def test_float16_scales_the_loss_and_the_others_do_not():
+    assert Precision(CPU, torch.float16).scaler.is_enabled()
+    assert not Precision(CPU, torch.bfloat16).scaler.is_enabled()
+    assert not Precision(CPU).scaler.is_enabled()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_the_forward_pass_runs_in_the_chosen_dtype(dtype):
+    layer = torch.nn.Linear(2, 2)
+    with Precision(CPU, dtype).autocast():
+        assert layer(torch.ones(1, 2)).dtype is (dtype or torch.float32)
+
+
+def test_without_a_gpu_the_cpu_is_chosen_and_cuda_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(None) == CPU
+    with pytest.raises(UsageError, match="train.device=cuda.*train.device=cpu"):
+        choose_device("cuda")
