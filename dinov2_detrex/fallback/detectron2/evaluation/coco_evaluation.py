@@ -1,0 +1,257 @@
+"""Box average precision by COCO's rules (Lin et al. 2014; computed by pycocotools): `COCOEvaluator`."""
+
+import contextlib
+import io
+import itertools
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import convert_to_coco_json
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
+
+from .evaluator import DatasetEvaluator
+
+logger = logging.getLogger(__name__)
+
+# name: (IoU threshold or None for the mean over .5:.05:.95, area range of pycocotools)
+METRICS = {
+    "AP": (None, "all"),
+    "AP50": (0.5, "all"),
+    "AP75": (0.75, "all"),
+    "APs": (None, "small"),
+    "APm": (None, "medium"),
+    "APl": (None, "large"),
+}
+
+
+class COCOEvaluator(DatasetEvaluator):
+    """COCO's box AP of `Instances` with pred_boxes, scores and pred_classes at the original image size.
+
+    Args:
+        dataset_name: registered; its `json_file` holds the truth. Without one the data set is converted first.
+        tasks: ("bbox",) or None.
+        distributed: gather the predictions of all processes; False judges those of this process alone.
+        output_dir: if given, `instances_predictions.pth` and `coco_instances_results.json` are written there.
+        max_dets_per_image: only so many best boxes of an image count; default 100.
+        use_fast_impl, kpt_oks_sigmas: accepted for callers.
+        allow_cached_coco: a converted data set may be used again.
+
+    Raises:
+        ValueError: the data set has no JSON and there is no output_dir to convert it to.
+        AssertionError: an unknown task.
+        NotImplementedError: "segm" or "keypoints".
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | os.PathLike | None = None,
+        *,
+        max_dets_per_image: int | None = None,
+        use_fast_impl: bool = True,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
+    ):
+        _check_tasks(tasks)
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._max_dets = 100 if max_dets_per_image is None else max_dets_per_image
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if not hasattr(self._metadata, "json_file"):
+            self._metadata.json_file = _converted_json(dataset_name, output_dir, allow_cached_coco)
+        self._coco_api = _read_truth(PathManager.get_local_path(os.fspath(self._metadata.json_file)))
+        self._predictions: list[dict] = []
+
+    def reset(self) -> None:
+        self._predictions = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take in a batch: "image_id" of each input, "instances" of each output."""
+        for record, output in zip(inputs, outputs):
+            if "instances" in output:
+                instances = output["instances"].to(torch.device("cpu"))
+                rows = instances_to_coco_json(instances, record["image_id"])
+                self._predictions.append({"image_id": record["image_id"], "instances": rows})
+
+    def evaluate(self, img_ids: Sequence | None = None) -> OrderedDict:
+        """{"bbox": {AP, AP50, AP75, APs, APm, APl, AP-<class> ...}}, 0..100, NaN where there is nothing to measure.
+
+        Args:
+            img_ids: judge these images only.
+
+        Returns:
+            {} on other processes than the main one, and when nothing was processed; nothing in it when the JSON has
+            no annotations.
+
+        Raises:
+            AssertionError, KeyError: a predicted class above or below the data set's range.
+        """
+        predictions = self._gathered()
+        if not comm.is_main_process():
+            return {}
+        if not predictions:
+            logger.warning("COCOEvaluator did not receive any predictions")
+            return {}
+        results = self._with_dataset_ids(predictions)
+        if self._output_dir:
+            self._write(predictions, results)
+        if "annotations" not in self._coco_api.dataset:
+            logger.info("the annotations are not available: nothing to evaluate")
+            return OrderedDict()
+        return OrderedDict(bbox=self._box_metrics(results, img_ids))
+
+    def _gathered(self) -> list[dict]:
+        if not self._distributed:
+            return self._predictions
+        comm.synchronize()
+        return list(itertools.chain(*comm.gather(self._predictions, dst=0)))
+
+    def _dataset_ids(self) -> list[int]:
+        """The data set's category id of each contiguous class; from the JSON where the metadata has no mapping."""
+        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        return sorted(self._coco_api.cats) if mapping is None else sorted(mapping, key=mapping.get)
+
+    def _class_names(self) -> dict[int, str]:
+        """{category id of the data set: name}; the metadata's names win over the JSON's."""
+        names = {number: category["name"] for number, category in self._coco_api.cats.items()}
+        return names | dict(zip(self._dataset_ids(), self._metadata.get("thing_classes", ())))
+
+    def _with_dataset_ids(self, predictions: list[dict]) -> list[dict]:
+        """All boxes in one list, with the JSON's category ids; the predictions stay as they are."""
+        ids = self._dataset_ids()
+        rows = []
+        for row in itertools.chain.from_iterable(prediction["instances"] for prediction in predictions):
+            category, known = row["category_id"], f"the data set has the classes 0..{len(ids) - 1}"
+            assert category < len(ids), f"a prediction has class {category}, but {known}"
+            if category < 0:
+                raise KeyError(f"a prediction has class {category}, but {known}")
+            rows.append({**row, "category_id": ids[category]})
+        return rows
+
+    def _write(self, predictions: list[dict], results: list[dict]) -> None:
+        PathManager.mkdirs(os.fspath(self._output_dir))
+        with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
+            torch.save(predictions, file)
+        path = os.path.join(self._output_dir, "coco_instances_results.json")
+        logger.info("saving results to %s", path)
+        with PathManager.open(path, "w") as file:
+            json.dump(results, file)
+
+    def _box_metrics(self, results: list[dict], img_ids: Sequence | None) -> dict[str, float]:
+        if not results:
+            logger.warning("no predictions from the model")
+            return {name: float("nan") for name in METRICS}
+        evaluation = _run_coco_eval(self._coco_api, results, self._max_dets, img_ids)
+        metrics = {name: _average_precision(evaluation, *condition) for name, condition in METRICS.items()}
+        _print_summary(evaluation, metrics)
+        logger.info("Evaluation results for bbox:\n%s", create_small_table(metrics))
+        if not all(np.isfinite(list(metrics.values()))):
+            logger.info("NaN: there is nothing to measure")
+        names = self._class_names()
+        if len(names) < 2:
+            return metrics
+        per_class = _per_class(evaluation, names)
+        logger.info("Per-category bbox AP:\n%s", _three_columns(per_class))
+        return metrics | {f"AP-{name}": value for name, value in per_class.items()}
+
+
+def _check_tasks(tasks: Sequence[str] | None) -> None:
+    for task in tasks or ():
+        assert task in ("bbox", "segm", "keypoints"), f"unknown task {task!r}: expected 'bbox'"
+        if task != "bbox":
+            raise NotImplementedError(f"COCOEvaluator: task {task!r} needs the real detectron2")
+
+
+def _read_truth(json_file: str) -> COCO:
+    """The JSON, with those keys filled in that pycocotools reads but small data sets often leave out."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(json_file)
+    truth.dataset.setdefault("info", {})
+    for annotation in truth.anns.values():
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation and "bbox" in annotation:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    return truth
+
+
+def _converted_json(dataset_name: str, output_dir: str | os.PathLike | None, allow_cached: bool) -> str:
+    if output_dir is None:
+        raise ValueError(f"data set {dataset_name!r} has no json_file: output_dir is needed to convert it")
+    path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+    convert_to_coco_json(dataset_name, path, allow_cached=allow_cached)
+    return path
+
+
+def instances_to_coco_json(instances: Instances, image_id: int | str) -> list[dict]:
+    """Predictions of one image as {"image_id", "category_id", "bbox" XYWH, "score"}; class ids as they are."""
+    if len(instances) == 0:
+        return []
+    boxes_xywh = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+    return [
+        {"image_id": image_id, "category_id": category, "bbox": bbox, "score": score}
+        for category, bbox, score in zip(classes, boxes_xywh, scores)
+    ]
+
+
+def _run_coco_eval(truth: COCO, results: list[dict], max_dets: int, img_ids: Sequence | None) -> COCOeval:
+    """COCO's evaluation, in which the last limit of boxes per image is `max_dets`."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        detections = truth.loadRes([dict(row) for row in results])  # copies, because loadRes adds to them
+        evaluation = COCOeval(truth, detections, "bbox")
+        evaluation.params.maxDets = sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets})
+        if img_ids is not None:
+            evaluation.params.imgIds = list(img_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _average_precision(
+    evaluation: COCOeval, iou: float | None, area: str, category_index: int | slice = slice(None)
+) -> float:
+    """Mean precision over recalls, 0..100, at the last limit of boxes; NaN if no object was there to be found."""
+    precision = evaluation.eval["precision"]  # IoU, recall, category, area, limit; -1 where undefined
+    area_index = evaluation.params.areaRngLbl.index(area)
+    precision = precision[:, :, category_index, area_index, -1]
+    if iou is not None:
+        precision = precision[np.isclose(evaluation.params.iouThrs, iou)]
+    defined = precision[precision > -1]
+    return float(100 * defined.mean()) if defined.size else float("nan")
+
+
+def _per_class(evaluation: COCOeval, names: dict[int, str]) -> dict[str, float]:
+    return {
+        names[category_id]: _average_precision(evaluation, None, "all", index)
+        for index, category_id in enumerate(evaluation.params.catIds)
+    }
+
+
+def _print_summary(evaluation: COCOeval, metrics: dict[str, float]) -> None:
+    """COCO's own lines; they exist for its standard limits only."""
+    limits = evaluation.params.maxDets
+    if limits == [1, 10, 100]:
+        evaluation.summarize()
+    else:
+        print("\n".join(f" {name:<5} (maxDets={limits[-1]}) = {value:.3f}" for name, value in metrics.items()))
+
+
+def _three_columns(per_class: dict[str, float]) -> str:
+    width = min(3, len(per_class))
+    rows = list(per_class.items())
+    lines = [sum(rows[i : i + width], ()) for i in range(0, len(rows), width)]
+    return tabulate(lines, headers=["category", "AP"] * width, tablefmt="pipe", floatfmt=".3f", numalign="left")
