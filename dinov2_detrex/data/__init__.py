@@ -13,6 +13,12 @@ _HOME = {
     "read_image": "image_reading",
     "DetrDatasetMapper": "mapper",
     "check_coco_dataset": "check",
+    "class_names_of": "registration",
+    "class_names_by_id": "classes",
+    "count_classes": "classes",
+    "count_images": "classes",
+    "DatasetError": "errors",
+    "DatasetNotFoundError": "errors",
 }
 __all__ = sorted(_HOME)
 

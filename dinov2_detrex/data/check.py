@@ -10,7 +10,6 @@ image files only the headers and the last bytes are read, in threads; damage in 
 decoded, and then the mapper names the file.
 """
 
-import json
 import math
 import os
 from collections import Counter
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dinov2_detrex.data.classes import class_names_by_id, read_document
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.image_reading import open_upright, read_stored_hw, upright_image_hw
 
 _READERS = 16
@@ -61,15 +62,18 @@ class DatasetReport:
         return f"{self.json_file}: {size}; {'; '.join(parts) or 'nothing to complain of'}"
 
     def raise_if_harmful(self) -> None:
-        """Raise one ValueError with the first findings and the number of the others."""
+        """Raise one DatasetError with the first findings and the number of the others."""
         if self.harmful:
             others = len(self.harmful) - _SHOWN
             more = f"; and {others} more" if others > 0 else ""
-            raise ValueError(f"{self.json_file}: {'; '.join(self.harmful[:_SHOWN])}{more}")
+            raise DatasetError(f"{self.json_file}: {'; '.join(self.harmful[:_SHOWN])}{more}")
 
 
 def check_coco_dataset(
-    json_file: str | os.PathLike, image_root: str | os.PathLike, skip_bad_images: bool = False
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    skip_bad_images: bool = False,
+    classes_from: str | os.PathLike | None = None,
 ) -> DatasetReport:
     """Check an instances JSON and the files that it names.
 
@@ -77,37 +81,30 @@ def check_coco_dataset(
     four finite numbers, or (many of them) in another format than XYWH; unknown category ids; duplicate image or
     category ids; missing keys. Harmless: boxes without area or outside their image (skipped) or reaching beyond it
     (clipped); annotations of images that are not listed (skipped); annotation ids that are missing, duplicate or 0
-    (numbered anew: pycocotools takes a match with id 0 for none); missing `area`, `iscrowd`, image sizes (filled in).
+    (numbered anew: pycocotools takes a match with id 0 for none); missing `area`, `iscrowd`, image sizes (filled in);
+    `ignore` (made `iscrowd`); segmentations without a valid polygon (removed, so that the box stays).
 
     Args:
         json_file: in COCO's format.
         image_root: the folder that its file names are relative to.
         skip_bad_images: count images that are missing, unreadable or of another size as harmless and skip them.
+        classes_from: the JSON of the training data, for validation data, which must have the same classes: other ids
+            or names are harmful, absent and unused categories are put right.
 
     Raises:
         FileNotFoundError: there is no such JSON.
-        ValueError: it is no JSON, or not COCO's format at all.
+        DatasetError: it is no JSON, or not COCO's format at all.
     """
-    document = _read_document(json_file)
+    document = read_document(json_file)
     images, annotations = document["images"], document.get("annotations", [])
     report = DatasetReport(os.fspath(json_file), len(images), len(annotations))
     _check_categories(document["categories"], annotations, report)
+    if classes_from is not None and not report.harmful:
+        document = _with_classes_of(classes_from, document, report)
     images = _check_images(images, Path(image_root), skip_bad_images, report)
     annotations = _check_annotations(annotations, {entry["id"]: entry for entry in images}, document, report)
     report.repaired = {"info": {}} | document | {"images": images, "annotations": annotations}
     return report
-
-
-def _read_document(json_file: str | os.PathLike) -> dict:
-    with open(json_file, encoding="utf-8") as file:
-        try:
-            document = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(json_file)} is not valid JSON: {error}") from error
-    for key in ("images", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise ValueError(f"{os.fspath(json_file)} is not in COCO's format: it has no list {key!r}")
-    return document
 
 
 def _duplicates(values) -> list:
@@ -138,6 +135,23 @@ def _check_categories(categories: list[dict], annotations: list[dict], report: D
     if empty and annotations:
         shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
         report.notes.append(f"{len(empty)} of {len(categories)} categories without boxes ({shown})")
+
+
+def _with_classes_of(classes_from: str | os.PathLike, document: dict, report: DatasetReport) -> dict:
+    """The document with the training data's categories, where its own are compatible with them."""
+    expected = class_names_by_id(classes_from)
+    used = {annotation["category_id"] for annotation in document.get("annotations", [])}
+    for entry in document["categories"]:
+        number, name, other = entry["id"], entry["name"], expected.get(entry["id"])
+        if other is None and number in used:
+            report.harmful.append(f"category id {number} ({name}) is not in {classes_from}")
+        elif other is not None and name != other:
+            report.harmful.append(f"category id {number} is {name!r} here, but {other!r} in {classes_from}")
+    differing = len({entry["id"] for entry in document["categories"]} ^ expected.keys())
+    if not differing:
+        return document
+    report.harmless["categories added or left out, to have the training data's"] += differing
+    return document | {"categories": [{"id": key, "name": name} for key, name in expected.items()]}
 
 
 # --------------------------------------------------------------------------------------------------------- images
@@ -266,7 +280,7 @@ def _suspected_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> tuple[int, str
 def _with_repaired_boxes(
     annotations: list[dict], boxes_xywh: np.ndarray, sizes_wh: np.ndarray, report: DatasetReport
 ) -> list[dict]:
-    """Skip boxes without area or outside their image, clip the ones reaching beyond it, fill in area and iscrowd."""
+    """Skip boxes without area or outside their image, clip the ones reaching beyond it, mend the annotations' rest."""
     low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
     no_area = (boxes_xywh[:, 2:] <= 0).any(axis=1)
     outside = ~no_area & ((high <= 0) | (low >= sizes_wh)).any(axis=1)
@@ -284,21 +298,32 @@ def _with_repaired_boxes(
     kept = []
     for index in np.flatnonzero(~no_area & ~outside):
         changes = {"bbox": clipped[index].tolist()} if beyond[index] else {}
-        changes |= _missing_keys(annotations[index], report)
+        changes |= _other_changes(annotations[index], report)
         kept.append(annotations[index] | changes if changes else annotations[index])
     return kept
 
 
-def _missing_keys(annotation: dict, report: DatasetReport) -> dict:
-    """What pycocotools cannot evaluate without."""
-    missing = {}
+def _other_changes(annotation: dict, report: DatasetReport) -> dict:
+    """What pycocotools cannot evaluate without, and what detectron2 would stop at or drop the box for."""
+    changes = {}
     if annotation.get("area") is None:
-        missing["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        changes["area"] = annotation["bbox"][2] * annotation["bbox"][3]
         report.harmless["areas filled in"] += 1
-    if annotation.get("iscrowd") is None:
-        missing["iscrowd"] = 0
+    if annotation.get("ignore"):
+        changes |= {"ignore": 0, "iscrowd": 1}
+        report.harmless["ignored objects taken for crowds"] += 1
+    elif annotation.get("iscrowd") is None:
+        changes["iscrowd"] = 0
         report.harmless["iscrowd flags filled in"] += 1
-    return missing
+    polygons = annotation.get("segmentation")
+    if isinstance(polygons, list) and polygons and not any(_is_polygon(polygon) for polygon in polygons):
+        changes["segmentation"] = []
+        report.harmless["segmentations without a valid polygon removed"] += 1
+    return changes
+
+
+def _is_polygon(polygon) -> bool:
+    return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
 def _with_ids(annotations: list[dict], report: DatasetReport) -> list[dict]:

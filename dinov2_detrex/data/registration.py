@@ -6,6 +6,7 @@ registers, loads and filters, so that `COCOEvaluator(dataset_name="my_train")` a
 own data needs no code.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.data.datasets import register_coco_instances
 
 from dinov2_detrex.data.check import check_coco_dataset
+from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ def coco_dataset_dicts(
     filter_empty: bool = True,
     check: bool = False,
     skip_bad_images: bool = False,
+    classes_from: str | os.PathLike | None = None,
 ) -> list[dict]:
     """Register a COCO-format data set under `names`, if it is not yet, and return its records.
 
@@ -40,34 +43,50 @@ def coco_dataset_dicts(
         check: look for what is wrong with the data first, see `check_coco_dataset`. What is harmless is repaired, in a
             copy of the JSON that training and evaluation then use, and one log line counts it.
         skip_bad_images: with `check`, leave out images that are missing, unreadable or of another size.
+        classes_from: with `check`, the JSON of the training data, whose classes this data set must have.
 
     Returns:
         data set dicts with contiguous category ids, sorted by image id.
 
     Raises:
-        FileNotFoundError: the JSON or the folder is not there; one line with what was expected where.
+        DatasetNotFoundError: the JSON or the folder is not there; one line with what was expected where.
+        DatasetError: `check` found something harmful; one line with the file and the id.
         KeyError: no paths are given and the name is not registered.
-        ValueError: `check` found something harmful; one line with the file and the id.
     """
     if json_file is None and image_root is None:
         metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
         json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
     if json_file is not None or image_root is not None:
         require_files(names, json_file, image_root)
-        register(names, _checked(json_file, image_root, skip_bad_images) if check else json_file, image_root)
+        if check:
+            json_file = _checked(json_file, image_root, skip_bad_images, classes_from)
+        register(names, json_file, image_root)
     return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
 
 
-def _checked(json_file: str | os.PathLike, image_root: str | os.PathLike, skip_bad_images: bool) -> str | os.PathLike:
-    """The JSON to use: the given one, or a repaired copy of it."""
-    report = check_coco_dataset(json_file, image_root, skip_bad_images)
+def class_names_of(dataset_name: str) -> list[str]:
+    """Class names of a registered and loaded data set by contiguous index; [] where it has none."""
+    return list(getattr(MetadataCatalog.get(dataset_name), "thing_classes", []))
+
+
+def _checked(json_file, image_root, skip_bad_images: bool, classes_from) -> str:
+    """The JSON to use: the given one, or a repaired copy of it. A file is checked once as long as it stays the same."""
+    stat = os.stat(json_file)
+    reference = None if classes_from is None else os.fspath(classes_from)
+    arguments = (os.fspath(json_file), os.fspath(image_root), skip_bad_images, reference)
+    return _check_once(*arguments, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _check_once(json_file: str, image_root: str, skip_bad_images: bool, classes_from: str | None, *_stat) -> str:
+    report = check_coco_dataset(json_file, image_root, skip_bad_images, classes_from)
     report.raise_if_harmful()
     if not report.harmless:
         logger.info(report.summary())
         return json_file
     repaired = _write_once(report.repaired, Path(json_file).stem)
     logger.warning("%s; used is the repaired copy %s", report.summary(), repaired)
-    return repaired
+    return str(repaired)
 
 
 def _write_once(document: dict, stem: str) -> Path:
@@ -97,13 +116,13 @@ def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathL
 
 
 def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
-    """Raise FileNotFoundError, in one line that says what to do, unless the JSON and the image folder are there."""
-    if json_file is None or image_root is None:
-        raise ValueError(f"data set {name!r}: json_file={json_file}, image_root={image_root}; both are needed")
+    """Raise DatasetNotFoundError, in one line that says what to do, unless the JSON and the image folder are there."""
+    if not json_file or not image_root:
+        raise DatasetError(f"data set {name!r}: json_file={json_file!r}, image_root={image_root!r}; both are needed")
     missing = [path for path, there in ((json_file, os.path.isfile), (image_root, os.path.isdir)) if not there(path)]
     if missing:
         found = " and ".join(os.fspath(path) for path in missing)
-        raise FileNotFoundError(f"data set {name!r}: {found} not found; {_what_to_do(name, json_file, image_root)}")
+        raise DatasetNotFoundError(f"data set {name!r}: {found} not found; {_what_to_do(name, json_file, image_root)}")
 
 
 def _what_to_do(name: str, json_file, image_root) -> str:

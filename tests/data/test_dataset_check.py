@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dinov2_detrex.data import check_coco_dataset
+from dinov2_detrex.data import DatasetError, check_coco_dataset
 
 
 def checked(coco, **options):
@@ -20,7 +20,7 @@ def checked(coco, **options):
 
 def the_one_error(report):
     assert len(report.harmful) == 1, report.harmful
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(DatasetError) as caught:
         report.raise_if_harmful()
     assert "\n" not in str(caught.value) and report.json_file in str(caught.value)
     return str(caught.value)
@@ -178,14 +178,14 @@ def test_an_image_entry_without_a_needed_key_is_shown(sound_coco, key):
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": {}, "categories": []}'])
 def test_a_file_that_is_not_coco_is_refused_by_name(coco, content):
     coco.json_file.write_text(content)
-    with pytest.raises(ValueError, match="train.json"):
+    with pytest.raises(DatasetError, match="train.json"):
         check_coco_dataset(coco.json_file, coco.images)
 
 
 def test_many_findings_are_one_short_error(sound_coco):
     for image_id in range(10, 30):
         sound_coco.add_image(image_id, save=False)
-    with pytest.raises(ValueError, match="and 17 more") as caught:
+    with pytest.raises(DatasetError, match="and 17 more") as caught:
         checked(sound_coco).raise_if_harmful()
     assert "image 10:" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -250,6 +250,20 @@ def test_missing_sizes_areas_and_crowd_flags_are_filled_in(sound_coco):
     assert [(image["width"], image["height"]) for image in report.repaired["images"]] == [(60, 40), (50, 80)]
     assert [annotation["area"] for annotation in report.repaired["annotations"]] == [200, 30 * 40.25]
     assert [annotation["iscrowd"] for annotation in report.repaired["annotations"]] == [0, 0]
+
+
+def test_ignored_objects_become_crowds(sound_coco):
+    sound_coco.add_box([1, 1, 5, 5], ignore=1)
+    report = checked(sound_coco)
+    assert report.harmless == {"ignored objects taken for crowds": 1}
+    assert report.repaired["annotations"][-1]["iscrowd"] == 1 and not report.repaired["annotations"][-1]["ignore"]
+
+
+def test_a_box_survives_a_segmentation_that_is_no_polygon(sound_coco):
+    sound_coco.add_box([1, 1, 5, 5], segmentation=[[1, 1, 6, 6]])
+    report = checked(sound_coco)
+    assert report.harmless == {"segmentations without a valid polygon removed": 1}
+    assert report.repaired["annotations"][-1]["segmentation"] == []
 
 
 def perfect_ap50(json_file):
