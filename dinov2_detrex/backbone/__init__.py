@@ -3,5 +3,6 @@
 from dinov2_detrex.backbone.lr_factors import BackboneLrFactor, get_vit_lr_decay_rate
 from dinov2_detrex.backbone.pyramid import SimpleFeaturePyramid
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
+from dinov2_detrex.backbone.weight_files import WeightsError
 
-__all__ = ["BackboneLrFactor", "SimpleFeaturePyramid", "TimmBackbone", "get_vit_lr_decay_rate"]
+__all__ = ["BackboneLrFactor", "SimpleFeaturePyramid", "TimmBackbone", "WeightsError", "get_vit_lr_decay_rate"]

@@ -13,16 +13,22 @@ from torch import nn
 
 from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
 from dinov2_detrex.backbone.position import check_mode
+from dinov2_detrex.backbone.resampling import check_method
 from dinov2_detrex.backbone.timm_factory import architecture, build_features, default_indices
 from dinov2_detrex.backbone.vit import (
     add_positions,
     embed_patches,
     grid_size,
+    has_hub_positions,
     is_plain_vit,
+    prefix_tokens,
     rope_of_block,
     run_block,
     to_feature_map,
 )
+from dinov2_detrex.backbone.weight_files import read_tensors
+from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
+from dinov2_detrex.backbone.windows import attach_windows
 
 logger = logging.getLogger("timm backbone")
 
@@ -34,7 +40,8 @@ class TimmBackbone(Backbone):
         model_name: a timm name, e.g. "vit_base_patch14_dinov2.lvd142m".
         features_only: must stay True; without it timm says nothing about channels and strides.
         pretrained: load timm's weights for this name, through timm's cache and offline settings.
-        checkpoint_path: load this file instead of the download.
+        checkpoint_path: load this file instead of the download: PyTorch or safetensors, in the names of timm, Meta's
+            DINOv2 or transformers' Dinov2, or a detector's checkpoint with such a backbone inside.
         in_channels: channels of the images; a pretrained kernel for three is adapted as timm does.
         out_indices: which blocks (of a ViT) or stages to return; index i becomes the map "p{i}", so -1 is "p-1".
             None takes the last block of a plain ViT, and (0, 1, 2, 3), as detrex, of any other model.
@@ -50,13 +57,20 @@ class TimmBackbone(Backbone):
         pos_embed: how positions reach another grid, "hub" as DINOv2's original code (models of other origin: as timm),
             or "timm". None is "timm" where the caller passes timm's own `dynamic_img_size`, as detrex configs in
             circulation do, whose checkpoints were trained with it; else "hub".
+        patch_resample: how a kernel of another patch is resized on loading, "pi" as FlexiViT and timm, or "bicubic" as
+            EVA's script.
         drop_path_rate: stochastic depth, see timm.
         use_act_checkpoint: recompute the blocks in the backward pass instead of keeping their activations.
+        window_size: side in cells of the windows that blocks attend in (plain ViTs); 0 for global attention everywhere.
+        window_block_indexes: the blocks that do; None for all but four evenly spaced ones, as ViTDet.
+        return_prefix_tokens: add "p{index}.cls" (B, C) and "p{index}.reg" (B, R, C) to the output of a plain ViT, where
+            it has such tokens. They are no maps, so `output_shape()` does not list them.
         timm_kwargs: any other keyword of `timm.create_model`. Plain ViTs get `dynamic_img_size=True` by default.
 
     Raises:
         TypeError: `pretrained` is no bool.
-        RuntimeError: timm cannot build the model, or `features_only` is False.
+        RuntimeError: timm cannot build the model, or `features_only` is False; `WeightsError` where weights that were
+            asked for did not land.
         ValueError: an argument that does not fit the model, or each other.
     """
 
@@ -76,35 +90,41 @@ class TimmBackbone(Backbone):
         freeze: bool | int | str = False,
         norm: bool = False,
         pos_embed: str | None = None,
+        patch_resample: str = "pi",
         drop_path_rate: float = 0.0,
         use_act_checkpoint: bool = False,
+        window_size: int = 0,
+        window_block_indexes: Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
         **timm_kwargs: Any,
     ):
         super().__init__()
-        _check_switches(model_name, features_only, pretrained)
-        mode = pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub")
-        self.pos_embed_mode = check_mode(mode)
-        self._hub = mode == "hub" and "dinov2" in architecture(model_name)
-        out_indices = None if out_indices is None else tuple(out_indices)
-        self.timm_model = build_features(
-            model_name,
-            norm=norm,
-            in_chans=in_channels,
-            out_indices=out_indices or default_indices(model_name),
-            norm_layer=norm_layer,
-            patch_size=patch_size,
-            img_size=_as_size(img_size),
-            drop_path_rate=drop_path_rate or None,
-            pretrained=pretrained,
-            checkpoint_path=checkpoint_path,
+        _check_arguments(model_name, features_only, pretrained, patch_resample, timm_kwargs)
+        self.pos_embed_mode = check_mode(pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub"))
+        indices = tuple(default_indices(model_name) if out_indices is None else out_indices)
+        options = {
+            "in_chans": in_channels,
+            "out_indices": indices,
+            "norm_layer": norm_layer,
+            "patch_size": patch_size,
+            "img_size": _as_size(img_size),
+            "drop_path_rate": drop_path_rate or None,
             **timm_kwargs,
+        }
+        self.timm_model = build_features(model_name, norm, **options)
+        _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
+        self._hub = (
+            self.pos_embed_mode == "hub" and "dinov2" in architecture(model_name) and has_hub_positions(self.vit)
         )
+        self.weights_report = self._load_weights(model_name, pretrained, checkpoint_path, patch_resample, options)
+        self.return_prefix_tokens = return_prefix_tokens
         self.use_act_checkpoint = use_act_checkpoint
         if use_act_checkpoint and self.vit is None:
             self.timm_model.set_grad_checkpointing(True)
+        self._windows = attach_windows(self.vit, window_size, window_block_indexes)
         self._freeze(freeze)
-        self._set_shapes(out_indices or default_indices(model_name), out_features)
-        logger.info("%s: %s", model_name, {name: (s.channels, s.stride) for name, s in self.output_shape().items()})
+        self._set_shapes(indices, out_features)
+        logger.info("%s: %s; %s", model_name, self.weights_report, self._describe_maps())
 
     @property
     def vit(self) -> nn.Module | None:
@@ -116,6 +136,19 @@ class TimmBackbone(Backbone):
     def size_divisibility(self) -> int:
         """A plain ViT takes multiples of its patch; others state no requirement (0)."""
         return 0 if self.vit is None else math.lcm(*self.vit.patch_embed.patch_size)
+
+    def _load_weights(
+        self, model_name: str, pretrained: bool, checkpoint_path: str, patch_resample: str, options: dict[str, Any]
+    ) -> str:
+        """Load what was asked for and return the report line; a file comes before a download."""
+        if not (pretrained or checkpoint_path):
+            return "random weights"
+        source = str(checkpoint_path) if checkpoint_path else f"timm's {model_name}"
+        if self.vit is None:
+            self.timm_model = rebuild_with_weights(self.timm_model, model_name, options, str(checkpoint_path))
+            return f"weights from {source}"
+        state = read_tensors(checkpoint_path) if checkpoint_path else from_hub(model_name, options)
+        return load_vit(self.vit, state, source, patch_resample, "hub" if self._hub else "timm")
 
     def _freeze(self, freeze: bool | int | str) -> None:
         self.frozen = parse_freeze(freeze, self.vit)
@@ -139,6 +172,9 @@ class TimmBackbone(Backbone):
         self._out_feature_channels = dict(zip(names, info.channels(absolute)))
         self._out_feature_strides = dict(zip(names, info.reduction(absolute)))
 
+    def _describe_maps(self) -> str:
+        return ", ".join(f"{name}: {s.channels} channels, stride {s.stride}" for name, s in self.output_shape().items())
+
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, C_in, h, w) normalised images to {"p{index}": (B, C, h/stride, w/stride)}, in the order of out_indices.
 
@@ -146,39 +182,62 @@ class TimmBackbone(Backbone):
             ValueError: a plain ViT's patch does not divide the image.
         """
         with gradient_unless(self.frozen.everything):
-            maps = self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
-        return {name: maps[self._index_of[name]] for name in self._out_features}
+            return self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
 
-    def _stage_maps(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    def _stage_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What timm's extractor returns, each stage once and fine to coarse, under the names asked for."""
         maps = self.timm_model(x)
         if self.timm_model.output_fmt == Format.NHWC:
             maps = [nhwc_to(feature_map, Format.NCHW).contiguous() for feature_map in maps]
-        return dict(zip(sorted(set(self._index_of.values())), maps, strict=True))
+        of_index = dict(zip(sorted(set(self._index_of.values())), maps, strict=True))
+        return {name: of_index[self._index_of[name]] for name in self._out_features}
 
-    def _vit_maps(self, vit: nn.Module, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    def _vit_maps(self, vit: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
         grid_hw = grid_size(vit, x.shape[-2:])
-        frozen_blocks = self.frozen.blocks
+        tokens_of = self._tokens_of_blocks(vit, x, grid_hw)
+        output = {}
+        for name in self._out_features:
+            tokens = tokens_of[self._index_of[name]]
+            output[name] = to_feature_map(tokens, vit.num_prefix_tokens, grid_hw)
+            if self.return_prefix_tokens:
+                output |= {f"{name}.{kind}": value for kind, value in prefix_tokens(vit, tokens).items()}
+        return output
+
+    def _tokens_of_blocks(self, vit: nn.Module, x: torch.Tensor, grid_hw: tuple[int, int]) -> dict[int, torch.Tensor]:
+        """Block index -> tokens (B, N, C) after it, normed where asked, for the blocks that are returned."""
         with gradient_unless(self.frozen.embed):
             patches = embed_patches(vit, x)
-        with gradient_unless(frozen_blocks > 0):
+        with gradient_unless(self.frozen.blocks > 0):
             tokens, rope = add_positions(vit, patches, self._hub, frozen=self.frozen.embed)
-        wanted, maps = set(self._index_of.values()), {}
+        wanted, kept = {self._index_of[name] for name in self._out_features}, {}
         for i, block in enumerate(vit.blocks):
-            with gradient_unless(i < frozen_blocks):
-                tokens = run_block(block, tokens, rope_of_block(vit, rope, i), self.use_act_checkpoint)
+            with gradient_unless(i < self.frozen.blocks):
+                rope_i = rope_of_block(vit, rope, i)
+                tokens = run_block(block, tokens, rope_i, grid_hw, self._windows, self.use_act_checkpoint)
             if i in wanted:
-                output = vit.norm(tokens) if self.timm_model.norm else tokens
-                maps[i] = to_feature_map(output, vit.num_prefix_tokens, grid_hw)
-        return maps
+                kept[i] = vit.norm(tokens) if self.timm_model.norm else tokens
+        return kept
 
 
-def _check_switches(model_name: str, features_only: bool, pretrained: bool) -> None:
+def _check_arguments(
+    model_name: str, features_only: bool, pretrained: bool, patch_resample: str, timm_kwargs: dict[str, Any]
+) -> None:
     if not isinstance(pretrained, bool):
         raise TypeError(f"pretrained must be True or False, not {pretrained!r}; a file goes to checkpoint_path")
     if not features_only:
         raise RuntimeError(
             f"{model_name!r} with features_only=False has no feature maps; a backbone needs features_only=True"
         )
+    check_method(patch_resample)
+    if timm_kwargs.get("patch_drop_rate"):
+        raise ValueError("patch_drop_rate leaves holes in the feature map; a backbone cannot use it")
+
+
+def _check_needs_vit(vit: nn.Module | None, model_name: str, **switches: bool) -> None:
+    """ValueError for switches that are on although the model is no plain ViT."""
+    on = [name for name, value in switches.items() if value]
+    if vit is None and on:
+        raise ValueError(f"{', '.join(on)}: for plain ViTs only, and {model_name!r} is none")
 
 
 def _as_size(img_size: int | Sequence[int] | None) -> int | tuple[int, int] | None:

@@ -35,7 +35,7 @@ def default_indices(model_name: str) -> tuple[int, ...]:
     return (-1,) if takes_dynamic_size(model_name) else (0, 1, 2, 3)
 
 
-def build_features(model_name: str, norm: bool, **options: Any) -> nn.Module:
+def build_features(model_name: str, norm: bool = False, **options: Any) -> nn.Module:
     """`timm.create_model(model_name, features_only=True, **options)`.
 
     Args:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dinov2_detrex.backbone.position import resample_pos_embed
+from dinov2_detrex.backbone.windows import WindowedAttention
 
 
 def is_plain_vit(model: nn.Module) -> bool:
@@ -40,7 +41,7 @@ def embed_patches(vit: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return vit.patch_embed(images)
 
 
-def has_hub_positions(vit: nn.Module) -> bool:
+def has_hub_positions(vit: nn.Module | None) -> bool:
     """True where the original interpolates differently from timm: learnt positions and no register tokens."""
     return (
         isinstance(vit, VisionTransformer)
@@ -65,7 +66,7 @@ def add_positions(
     Returns:
         tokens (B, N, C), and the rotary embedding that the blocks of an `Eva` take, else None.
     """
-    if hub and has_hub_positions(vit):
+    if hub:
         return _add_hub_positions(vit, patches, frozen), None
     embedded = vit._pos_embed(patches)
     tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
@@ -92,14 +93,45 @@ def rope_of_block(vit: nn.Module, rope: torch.Tensor | None, index: int) -> torc
     return rope[index] if rope is not None and getattr(vit, "rope_mixed", False) else rope
 
 
-def run_block(block: nn.Module, tokens: torch.Tensor, rope: torch.Tensor | None, checkpointed: bool) -> torch.Tensor:
-    """One transformer block, (B, N, C) to (B, N, C); `checkpointed` recomputes it in the backward pass."""
+def run_block(
+    block: nn.Module,
+    tokens: torch.Tensor,
+    rope: torch.Tensor | None,
+    grid_hw: tuple[int, int],
+    windows: WindowedAttention | None = None,
+    checkpointed: bool = False,
+) -> torch.Tensor:
+    """One transformer block, (B, N, C) to (B, N, C).
+
+    Args:
+        block: a block of the ViT, its attention perhaps attached to `windows`.
+        tokens: prefix tokens, then the grid row by row.
+        rope: rotary embedding of the grid, where the model has one.
+        grid_hw: (H, W).
+        windows: must know the grid when the block runs, which is again in the backward pass when checkpointed.
+        checkpointed: recompute the block in the backward pass instead of keeping its activations.
+    """
     kwargs = {} if rope is None else {"rope": rope}
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        if windows is not None:
+            windows.set_grid(grid_hw)
+        return block(tokens, **kwargs)
+
     if checkpointed and torch.is_grad_enabled():
-        return checkpoint(block, tokens, use_reentrant=False, **kwargs)
-    return block(tokens, **kwargs)
+        return checkpoint(run, tokens, use_reentrant=False)
+    return run(tokens)
 
 
 def to_feature_map(tokens: torch.Tensor, num_prefix_tokens: int, grid_hw: tuple[int, int]) -> torch.Tensor:
     """(B, P + H*W, C) tokens to the (B, C, H, W) map of the patch tokens."""
     return tokens[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, grid_hw).contiguous()
+
+
+def prefix_tokens(vit: nn.Module, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """{"cls": (B, C), "reg": (B, R, C)} of (B, N, C) tokens, as far as the model has such tokens."""
+    reg_token = getattr(vit, "reg_token", None)
+    num_registers = 0 if reg_token is None else reg_token.shape[1]
+    num_class = vit.num_prefix_tokens - num_registers
+    found = {"cls": tokens[:, 0]} if num_class else {}
+    return found | ({"reg": tokens[:, num_class : vit.num_prefix_tokens]} if num_registers else {})

@@ -1,0 +1,151 @@
+"""How does a block of a timm ViT attend within windows only, so that its cost grows linearly with the pixels?
+
+As in ViTDet (arXiv 2203.16527, section 3, "Backbone adaptation") only the attention is local: norms, MLP and drop path
+of a block see whole images. Class and register tokens follow RF-DETR's idea (arXiv 2511.09554): every window attends to
+them and they to every window; here their outputs are averaged over the windows, weighted by the cells of each, after
+every block, so that the sequence keeps timm's shape and one window that covers the image is global attention exactly.
+
+Letters: B images, P prefix tokens, H x W cells, n windows of h x w cells, C channels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A grid of H x W cells cut into windows of h x w, the last row and column of windows padded."""
+
+    grid_hw: tuple[int, int]
+    window_hw: tuple[int, int]
+
+    @classmethod
+    def of(cls, grid_hw: tuple[int, int], window_size: int) -> "Tiling":
+        """Windows of at most `window_size` cells a side; a side that fits in one window is not padded."""
+        return cls(tuple(grid_hw), tuple(min(window_size, side) for side in grid_hw))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Windows down and across."""
+        return tuple(math.ceil(side / window) for side, window in zip(self.grid_hw, self.window_hw))
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows and columns of padding."""
+        return tuple(n * window - side for n, window, side in zip(self.counts, self.window_hw, self.grid_hw))
+
+    def cut(self, cells: torch.Tensor) -> torch.Tensor:
+        """(B, H*W, C) to (B, n, h*w, C), padded with zeros."""
+        (down, across), (h, w), (rows, columns) = self.counts, self.window_hw, self.padding
+        grid = F.pad(cells.unflatten(1, self.grid_hw), (0, 0, 0, columns, 0, rows))
+        windows = grid.unflatten(2, (across, w)).unflatten(1, (down, h)).transpose(2, 3)  # B down across h w C
+        return windows.flatten(3, 4).flatten(1, 2)
+
+    def join(self, windows: torch.Tensor) -> torch.Tensor:
+        """(B, n, h*w, C) back to (B, H*W, C), without the padding."""
+        height, width = self.grid_hw
+        grid = windows.unflatten(2, self.window_hw).unflatten(1, self.counts).transpose(2, 3)  # B down h across w C
+        return grid.flatten(3, 4).flatten(1, 2)[:, :height, :width].flatten(1, 2)
+
+    def valid_cells(self, device: torch.device) -> torch.Tensor:
+        """(n, h*w) bool, False on padding."""
+        ones = torch.ones(1, math.prod(self.grid_hw), 1, device=device)
+        return self.cut(ones)[0, :, :, 0] > 0
+
+
+class WindowedAttention:
+    """Makes the attention of chosen blocks local, by hooks on the attention modules: timm's code stays as it is.
+
+    Args:
+        window_size: cells a side.
+        num_prefix_tokens: P, class and register tokens at the start of the sequence.
+    """
+
+    def __init__(self, window_size: int, num_prefix_tokens: int):
+        self.window_size, self.num_prefix_tokens = window_size, num_prefix_tokens
+        self.tiling: Tiling | None = None
+
+    def attach(self, attention: nn.Module) -> None:
+        """From now on `attention` gets windows as a batch, and its output is put together again."""
+        attention.register_forward_pre_hook(self._cut, with_kwargs=True)
+        attention.register_forward_hook(self._join)
+
+    def set_grid(self, grid_hw: tuple[int, int]) -> None:
+        """Announce the grid of the tokens that the next block gets."""
+        self.tiling = Tiling.of(grid_hw, self.window_size)
+
+    def _cut(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        tokens, *rest = args
+        prefix, cells = tokens.split([self.num_prefix_tokens, tokens.shape[1] - self.num_prefix_tokens], dim=1)
+        windows = self.tiling.cut(cells)  # B n h*w C
+        prefix = prefix.unsqueeze(1).expand(-1, windows.shape[1], -1, -1)
+        if any(self.tiling.padding):
+            kwargs = {**kwargs, "attn_mask": self._mask(tokens.shape[0], tokens.device)}
+        if kwargs.get("rope") is not None:
+            kwargs = {**kwargs, "rope": self._cut_rope(kwargs["rope"], tokens.shape[0])}
+        return (torch.cat([prefix, windows], dim=2).flatten(0, 1), *rest), kwargs
+
+    def _mask(self, batch: int, device: torch.device) -> torch.Tensor:
+        """(B*n, 1, 1, P + h*w) bool, True where a token may be attended to."""
+        valid = F.pad(self.tiling.valid_cells(device), (self.num_prefix_tokens, 0), value=True)
+        return valid.repeat(batch, 1)[:, None, None]
+
+    def _cut_rope(self, rope: torch.Tensor, batch: int) -> torch.Tensor:
+        """(H*W, D) or (heads, H*W, D) to (B*n, 1 or heads, h*w, D)."""
+        heads_first = rope if rope.dim() == 3 else rope.unsqueeze(0)
+        return self.tiling.cut(heads_first).transpose(0, 1).repeat(batch, 1, 1, 1)
+
+    def _join(self, attention: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        num_windows = math.prod(self.tiling.counts)
+        windows = output.unflatten(0, (-1, num_windows))  # B n P+h*w C
+        prefix, cells = windows.split([self.num_prefix_tokens, windows.shape[2] - self.num_prefix_tokens], dim=2)
+        share = self.tiling.valid_cells(output.device).sum(dim=1) / math.prod(self.tiling.grid_hw)
+        prefix = (prefix * share.to(output.dtype)[:, None, None]).sum(dim=1)
+        return torch.cat([prefix, self.tiling.join(cells)], dim=1)
+
+
+def default_window_blocks(num_blocks: int) -> list[int]:
+    """All but a few evenly spaced global blocks, the last one among them: 2, 5, 8, 11 are global of 12 (ViTDet)."""
+    num_global = min(4, max(1, num_blocks // 3))
+    global_blocks = {round((k + 1) * num_blocks / num_global) - 1 for k in range(num_global)}
+    return [i for i in range(num_blocks) if i not in global_blocks]
+
+
+def attach_windows(
+    vit: nn.Module | None, window_size: int, window_block_indexes: Sequence[int] | None
+) -> WindowedAttention | None:
+    """Make blocks of a plain ViT attend within windows.
+
+    Args:
+        vit: the timm model; None stands for a model that is no plain ViT.
+        window_size: cells a side; 0 leaves all attention global.
+        window_block_indexes: blocks to make local; None for `default_window_blocks`.
+
+    Returns:
+        the object that must know the grid before each block runs; None where nothing is local.
+
+    Raises:
+        ValueError: a model without plain attention blocks, or block numbers that it has not.
+    """
+    if not window_size:
+        if window_block_indexes:
+            raise ValueError(f"window_block_indexes={list(window_block_indexes)} needs a window_size (cells a side)")
+        return None
+    if vit is None or window_size < 0:
+        raise ValueError(f"window_size={window_size}: give a number of cells, for a plain ViT of timm")
+    chosen = default_window_blocks(len(vit.blocks)) if window_block_indexes is None else list(window_block_indexes)
+    wrong = [i for i in chosen if not 0 <= i < len(vit.blocks) or not hasattr(vit.blocks[i], "attn")]
+    if wrong:
+        raise ValueError(
+            f"window_block_indexes {wrong}: not among the {len(vit.blocks)} blocks with one attention each"
+        )
+    windows = WindowedAttention(window_size, vit.num_prefix_tokens)
+    for i in chosen:
+        windows.attach(vit.blocks[i].attn)
+    return windows
