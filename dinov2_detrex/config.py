@@ -75,8 +75,20 @@ def pyramid_shapes(levels, channels: int) -> dict:
     return {level: {"channels": channels} for level in levels}
 
 
+def scaled(value: float, factor: float) -> int:
+    """`${scaled:value,factor}`: the product, rounded to a whole number (of pixels)."""
+    return round(value * factor)
+
+
+def short_sides(size: int) -> list[int]:
+    """`${short_sides:size}`: DETR's eleven training sizes, 0.60, 0.64, ..., 1.00 of the largest: 480 ... 800 of 800."""
+    return [scaled(size, percent / 100) for percent in range(60, 101, 4)]
+
+
 RESOLVERS = {
     "half": half,
+    "scaled": scaled,
+    "short_sides": short_sides,
     "times": lambda a, b: a * b,
     "ratio": lambda a, b: a / b,
     "count": len,

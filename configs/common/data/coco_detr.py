@@ -1,7 +1,7 @@
-"""COCO 2017 with the augmentation of DETR (Carion et al. 2020, section A.4): `$DETECTRON2_DATASETS/coco`.
+"""COCO 2017 (`$DETECTRON2_DATASETS/coco`) with the augmentation of DETR (Carion et al. 2020, section A.4).
 
-Half of the images are resized to a random short side, half are first cropped at random. `image.short_sides` and
-`image.max_size` are in pixels of the network's input.
+Half of the images are resized to a random short side, the other half are cropped at random before that. All lengths
+are fractions of one: `dataloader.image.size`, the largest short side in pixels.
 """
 
 import detectron2.data.transforms as T
@@ -11,24 +11,35 @@ from detectron2.evaluation import COCOEvaluator
 
 from dinov2_detrex.data import DetrDatasetMapper
 
-SHORT_SIDES = tuple(range(480, 801, 32))
-MAX_SIZE = 1333
+_IMAGE = "${.....image"  # from the argument of an augmentation in a mapper's list
+_ITEM = "${......image"  # from an element of such an argument
 
 
-def _resize(short_sides, max_size=MAX_SIZE):
-    return L(T.ResizeShortestEdge)(short_edge_length=short_sides, max_size=max_size, sample_style="choice")
+def _resize(short_sides):
+    return L(T.ResizeShortestEdge)(short_edge_length=short_sides, max_size=_IMAGE + ".max_size}", sample_style="choice")
 
 
 dataloader = dict(
+    image=dict(
+        size=800,
+        short_sides="${short_sides:${.size}}",  # 480, 512, ..., 800
+        max_size="${scaled:${.size},1.66625}",  # 1333
+    ),
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DetrDatasetMapper)(
-            augmentation=[L(T.RandomFlip)(), _resize(SHORT_SIDES)],
+            augmentation=[L(T.RandomFlip)(), _resize(_IMAGE + ".short_sides}")],
             augmentation_with_crop=[
                 L(T.RandomFlip)(),
-                L(T.ResizeShortestEdge)(short_edge_length=(400, 500, 600), sample_style="choice"),
-                L(T.RandomCrop)(crop_type="absolute_range", crop_size=(384, 600)),
-                _resize(SHORT_SIDES),
+                L(T.ResizeShortestEdge)(  # 400, 500, 600
+                    short_edge_length=[f"${{scaled:{_ITEM}.size}},{factor}}}" for factor in (0.5, 0.625, 0.75)],
+                    sample_style="choice",
+                ),
+                L(T.RandomCrop)(  # 384 to 600
+                    crop_type="absolute_range",
+                    crop_size=[f"${{scaled:{_ITEM}.size}},{factor}}}" for factor in (0.48, 0.75)],
+                ),
+                _resize(_IMAGE + ".short_sides}"),
             ],
             is_train=True,
             mask_on=False,
@@ -41,7 +52,7 @@ dataloader = dict(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
         mapper=L(DetrDatasetMapper)(
             augmentation=[
-                L(T.ResizeShortestEdge)(short_edge_length=SHORT_SIDES[-1], max_size=MAX_SIZE),
+                L(T.ResizeShortestEdge)(short_edge_length=_IMAGE + ".size}", max_size=_IMAGE + ".max_size}"),
             ],
             augmentation_with_crop=None,
             is_train=False,
