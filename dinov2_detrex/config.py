@@ -10,6 +10,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from dinov2_detrex.data.classes import count_classes, count_images
+
 PACKAGE_DIR = Path(__file__).parent
 
 
@@ -70,9 +72,11 @@ def pyramid_levels(patch_size: int, scale_factors, extra_levels: int = 0) -> lis
     return [f"p{level_of_stride(stride)}" for stride in strides]
 
 
-def pyramid_shapes(levels, channels: int) -> dict:
-    """`${pyramid_shapes:levels,channels}`: the neck's `input_shapes`, every level with the same channels."""
-    return {level: {"channels": channels} for level in levels}
+def pyramid_shapes(levels: list[str], channels: int) -> dict:
+    """`L(pyramid_shapes)(levels=..., channels=...)`: the neck's `input_shapes`, every level with the same channels."""
+    from detectron2.layers import ShapeSpec
+
+    return {level: ShapeSpec(channels=channels) for level in levels}
 
 
 def scaled(value: float, factor: float) -> int:
@@ -85,16 +89,32 @@ def short_sides(size: int) -> list[int]:
     return [scaled(size, percent / 100) for percent in range(60, 101, 4)]
 
 
+def warmup_share(warmup_iters: int, max_iter: int) -> float:
+    """`${warmup_share:warmup,length}`: the part of the run that warms up, at most half of a very short one."""
+    return min(warmup_iters / max_iter, 0.5)
+
+
+def classes_in(json_file: str, otherwise: int) -> int:
+    """`${classes_in:json,n}`: categories that an instances JSON defines; n as long as there is no such file."""
+    return count_classes(json_file) if os.path.isfile(json_file) else otherwise
+
+
+def images_in(json_file: str, otherwise: int) -> int:
+    """`${images_in:json,n}`: images that an instances JSON lists; n as long as there is no such file."""
+    return count_images(json_file) if os.path.isfile(json_file) else otherwise
+
+
 RESOLVERS = {
+    "classes_in": classes_in,
+    "images_in": images_in,
     "half": half,
     "scaled": scaled,
     "short_sides": short_sides,
     "times": lambda a, b: a * b,
-    "ratio": lambda a, b: a / b,
+    "warmup_share": warmup_share,
     "count": len,
     "iterations": iterations,
     "pyramid_levels": pyramid_levels,
-    "pyramid_shapes": pyramid_shapes,
 }
 
 

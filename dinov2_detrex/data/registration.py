@@ -128,6 +128,9 @@ def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.
 def _what_to_do(name: str, json_file, image_root) -> str:
     root = datasets_root()
     expected = f"expected are the annotations {json_file} and the image folder {image_root}"
+    if name.startswith("custom_"):
+        split = name.removeprefix("custom_")
+        expected = f"name your own with data.{split}.json=FILE data.{split}.images=FOLDER, or put it there"
     if not Path(json_file).is_relative_to(root):
         return expected
     setting = f"data sets are looked for in DETECTRON2_DATASETS={root}"

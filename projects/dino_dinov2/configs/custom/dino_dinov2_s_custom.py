@@ -1,0 +1,51 @@
+"""DINO on a frozen DINOv2-S for your own data in COCO format, without code: four paths.
+
+    python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py \
+        data.train.json=my/train.json data.train.images=my/images data.val.json=my/val.json data.val.images=my/images
+
+Classes, their number and the length of an epoch come from the training JSON; any category ids will do, and the COCO
+table and the predictions carry them. The data are checked first. `train.init_checkpoint=` a detector trained on other
+classes starts from all of its weights but the class-sized ones.
+
+Hardware it is meant for: one GPU with 12 GB or more. Not yet trained.
+"""
+
+from detectron2.config import LazyCall as L
+
+from dinov2_detrex.data import coco_dataset_dicts, datasets_root
+
+from ..COCO.dino_dinov2_s_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
+
+_root = datasets_root() / "custom"
+data = dict(
+    train=dict(json=str(_root / "train.json"), images=str(_root / "train")),
+    val=dict(json=str(_root / "val.json"), images=str(_root / "val")),
+)
+dataloader.train.dataset = L(coco_dataset_dicts)(
+    names="custom_train",
+    json_file="${data.train.json}",
+    image_root="${data.train.images}",
+    filter_empty=False,  # images without objects teach what is background
+    check=True,
+    skip_bad_images=False,  # True leaves out images that are missing, unreadable or of another size
+)
+dataloader.test.dataset = L(coco_dataset_dicts)(
+    names="custom_val",
+    json_file="${data.val.json}",
+    image_root="${data.val.images}",
+    filter_empty=False,
+    check=True,
+    skip_bad_images="${dataloader.train.dataset.skip_bad_images}",
+    classes_from="${data.train.json}",  # the same classes in the same order
+)
+model.num_classes = "${classes_in:${data.train.json},1}"  # 1 until there is a JSON; training needs one
+
+schedule.images_per_epoch = "${images_in:${data.train.json},1}"
+schedule.epochs = 50
+schedule.decay_epoch = 40
+schedule.warmup_iters = 100
+dataloader.train.total_batch_size = 8
+train.scale_lr.reference_batch_size = 16  # what optimizer.lr is meant for
+
+train.output_dir = "./output/dino_dinov2_s_custom"
+train.checkpointer.max_to_keep = 3  # and model_best.pth
