@@ -1,0 +1,243 @@
+"""Multi-scale deformable attention (Zhu et al. 2021, Deformable DETR, section 4.1): attend to a few sampled points.
+
+B images, Q queries, S cells of all levels (row-major per level, levels one after the other), M heads of width Dh,
+L levels, P points a level and head. Locations are (x, y) normalised to the level: 0 is its left or upper edge, 1 the
+opposite one.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinov2_detrex.detector.weighted_rows import sum_rows
+
+Shapes = Tensor | Sequence[tuple[int, int]]  # (height, width) of every level
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Each query samples `num_points` points on every level around its reference, and adds them up by its weights.
+
+    Args:
+        embed_dim: width D of queries and values.
+        num_heads: M, divides `embed_dim`.
+        num_levels, num_points: L and P.
+        img2col_step: accepted and not used: it sized the batches of a CUDA kernel.
+        dropout: on the output, before the residual.
+        batch_first: sequences are (B, N, D) instead of (N, B, D).
+
+    Raises:
+        ValueError: `embed_dim` is not divisible by `num_heads`.
+    """
+
+    def __init__(
+        self, embed_dim=256, num_heads=8, num_levels=4, num_points=4, img2col_step=64, dropout=0.1, batch_first=False
+    ):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim ({embed_dim}) must be divisible by num_heads ({num_heads})")
+        if (embed_dim // num_heads).bit_count() != 1:
+            warnings.warn(f"heads of width {embed_dim // num_heads}, no power of two, are slow on a GPU", stacklevel=2)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.im2col_step = img2col_step
+        self.batch_first = batch_first
+        self.dropout = nn.Dropout(dropout)
+        num_samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, num_samples * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Head m looks along the angle 2 pi m / M, its point p at p + 1 cells, all with equal weight."""
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        distance = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = (direction[:, None, None] * distance[:, None]).expand(-1, self.num_levels, -1, -1)  # M L P 2
+        self.sampling_offsets.bias.copy_(offsets.flatten())
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        identity: Tensor | None = None,
+        query_pos: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        reference_points: Tensor | None = None,
+        spatial_shapes: Shapes | None = None,
+        level_start_index: Tensor | None = None,
+        **ignored,
+    ) -> Tensor:
+        """Attend and add the residual.
+
+        Args:
+            query: (B, Q, D), or (Q, B, D) without `batch_first`; so are value, identity and the result.
+            key: not used.
+            value: defaults to the query.
+            identity: the residual, defaults to the query without its position.
+            query_pos: added to the query.
+            key_padding_mask: (B or 1, S), True where padded; such cells count as zero.
+            reference_points: (B or 1, Q, L, 2) points, or (B or 1, Q, L, 4) boxes CXCYWH, normalised to the level.
+            spatial_shapes: L rows (height, width); pairs of ints are best, a tensor is read back from its device.
+            level_start_index: not used, follows from the shapes.
+
+        Raises:
+            AssertionError: the shapes do not add up to the length of the value.
+            ValueError: the references are neither points nor boxes.
+        """
+        value = query if value is None else value
+        identity = query if identity is None else identity
+        query = query if query_pos is None else query + query_pos
+        if not self.batch_first:
+            query, value = query.transpose(0, 1), value.transpose(0, 1)
+        shapes_hw = as_pairs(spatial_shapes)
+        locations, weights = self._sampling(query, reference_points, shapes_hw)
+        values = self._values(value, key_padding_mask)
+        out = self.output_proj(multi_scale_deformable_attention(values, shapes_hw, locations, weights))
+        if not self.batch_first:
+            out = out.transpose(0, 1)
+        return identity + self.dropout(out)
+
+    def _values(self, value: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, S, D) -> (B, S, M, Dh), zero where padded."""
+        value = self.value_proj(value)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def _sampling(self, query: Tensor, references: Tensor, shapes_hw) -> tuple[Tensor, Tensor]:
+        """Where each query looks, (B, Q, M, L, P, 2), and how much it weighs each place, (B, Q, M, L, P)."""
+        heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*heads_levels_points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        references = references[:, :, None, :, None, :]  # B Q 1 L 1 2|4
+        if references.shape[-1] == 2:
+            step = 1.0 / sizes_wh(shapes_hw, references)[:, None]
+        elif references.shape[-1] == 4:
+            step = references[..., 2:] * (0.5 / self.num_points)
+        else:
+            raise ValueError(f"references must be points (2) or boxes (4), got {references.shape[-1]} coordinates")
+        return references[..., :2] + offsets * step, weights.unflatten(-1, heads_levels_points[1:])
+
+
+def multi_scale_deformable_attention(
+    value: Tensor, value_spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """The operator: sum over levels and points of the attention weight times the bilinearly sampled value.
+
+    Cells are squares with their values at the centres, and what lies outside of a level is zero (`grid_sample` with
+    `align_corners=False, padding_mode="zeros"`). Half precision is computed in float32.
+
+    Args:
+        value: (B, S, M, Dh).
+        value_spatial_shapes: L pairs (height, width).
+        sampling_locations: (B, Q, M, L, P, 2), (x, y) normalised to the level.
+        attention_weights: (B, Q, M, L, P).
+
+    Returns:
+        (B, Q, M * Dh), of the value's dtype.
+
+    Raises:
+        AssertionError: the shapes do not add up to S.
+    """
+    shapes_hw = as_pairs(value_spatial_shapes)
+    num_images, num_cells, num_heads, width = value.shape
+    if sum(h * w for h, w in shapes_hw) != num_cells:
+        raise AssertionError(f"levels of (height, width) {list(shapes_hw)} do not add up to {num_cells} cells")
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    table = bordered(value.to(dtype).flatten(2), shapes_hw).reshape(-1, width)  # a row per (image, cell, head)
+    rows, weights = bilinear_rows(sampling_locations.to(dtype), attention_weights.to(dtype), shapes_hw)
+    return sum_rows(table, rows, weights).view(num_images, -1, num_heads * width).to(value.dtype)
+
+
+def bordered(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
+    """Surround every level with zeros: one cell before, two behind, so that no sampled corner falls outside.
+
+    (B, sum H_l W_l, C) -> (B, sum (H_l + 3)(W_l + 3), C).
+    """
+    levels = value.split([h * w for h, w in shapes_hw], dim=1)
+    padded = [F.pad(x.unflatten(1, hw), (0, 0, 1, 2, 1, 2)).flatten(1, 2) for x, hw in zip(levels, shapes_hw)]
+    return torch.cat(padded, dim=1)
+
+
+def bilinear_rows(locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """The four table rows around every sampling point, and their shares of its attention weight.
+
+    The table has a row for every (image, cell of the bordered levels, head), in this order.
+
+    Args:
+        locations: (B, Q, M, L, P, 2).
+        attention: (B, Q, M, L, P).
+
+    Returns:
+        rows and weights, both (B * Q * M, 4 * L * P).
+    """
+    num_images, num_queries, num_heads, _, num_points, _ = locations.shape
+    size = sizes_wh(shapes_hw, locations).repeat_interleave(num_points, dim=0)  # LP 2
+    low, fraction = zip(*(_split(locations[..., i].flatten(3), size[:, i]) for i in (0, 1)))
+    rows = _corner_rows(low, shapes_hw, num_images, num_heads, num_points)
+    fraction_x, fraction_y = fraction
+    lower = attention.flatten(3) * fraction_y
+    upper = attention.flatten(3) - lower
+    upper_right, lower_right = upper * fraction_x, lower * fraction_x
+    weights = (upper - upper_right, upper_right, lower - lower_right, lower_right)
+    num_bags = num_images * num_queries * num_heads
+    return torch.stack(rows, -2).view(num_bags, -1), torch.stack(weights, -2).view(num_bags, -1)
+
+
+def _split(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """A coordinate as the cell whose centre lies before it, -1..size, and the fraction of the way to the next one.
+
+    Beyond the border of zeros nothing changes, so points are held there, and NaN with them instead of in a random row.
+    """
+    cells = (location * size - 0.5).fmax(size.new_tensor(-1.0)).fmin(size)
+    low = cells.detach().floor()
+    return low, cells - low
+
+
+@torch.no_grad()
+def _corner_rows(low, shapes_hw, num_images: int, num_heads: int, num_points: int) -> tuple[Tensor, ...]:
+    """Table rows of the upper left, upper right, lower left and lower right cell, each (B, Q, M, LP)."""
+    low_x, low_y = low
+    areas = [(h + 3) * (w + 3) for h, w in shapes_hw]
+    num_rows = num_images * sum(areas) * num_heads
+    index = {"dtype": torch.int32 if num_rows < 2**31 else torch.int64, "device": low_x.device}
+    row_step = _constant([(w + 3) * num_heads for _, w in shapes_hw], **index).repeat_interleave(num_points)
+    starts = _constant([sum(areas[:level]) * num_heads for level in range(len(areas))], **index)
+    image_starts = torch.arange(num_images, **index) * (sum(areas) * num_heads)
+    base = image_starts[:, None, None, None] + torch.arange(num_heads, **index)[:, None]  # B 1 M 1
+    base = base + (starts.repeat_interleave(num_points) + row_step + num_heads)  # of the cell (0, 0) inside the border
+    upper_left = (low_y.to(index["dtype"]) * row_step).add_(low_x.to(index["dtype"]).mul_(num_heads)).add_(base)
+    lower_left = upper_left + row_step
+    return upper_left, upper_left + num_heads, lower_left, lower_left + num_heads
+
+
+def as_pairs(shapes: Shapes) -> Sequence[tuple[int, int]]:
+    """Level shapes as pairs of ints; a tensor on a GPU makes the host wait for it."""
+    return [tuple(pair) for pair in (shapes.tolist() if isinstance(shapes, Tensor) else shapes)]
+
+
+def sizes_wh(shapes_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """(L, 2): width and height of every level, with the dtype and device of `like`."""
+    return _constant([(w, h) for h, w in shapes_hw], dtype=like.dtype, device=like.device)
+
+
+def _constant(values, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A small tensor made on the host and sent without waiting for the device."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

@@ -1,0 +1,283 @@
+"""The detector: images in, losses or boxes out. DINO, DETR with improved denoising anchor boxes (Zhang et al. 2022).
+
+images -> backbone -> neck -> transformer -> heads -> losses (training) or boxes (evaluation)
+"""
+
+import copy
+import math
+import warnings
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from dinov2_detrex.detector.criterion import weighted
+from dinov2_detrex.detector.decoder import refine
+from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
+from dinov2_detrex.detector.layers import MLP
+from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
+from dinov2_detrex.detector.postprocess import best_detections, to_instances
+from dinov2_detrex.detector.targets import pad_targets, targets_of
+
+PRIOR = 0.01  # probability of an object that every class head starts with (Lin et al. 2017, section 3.3)
+
+
+class DINO(nn.Module):
+    """A DINO detector on any backbone.
+
+    Args:
+        backbone: a detectron2 `Backbone`; images are padded to its `size_divisibility`.
+        position_embedding: mask (B, H, W) -> code (B, D, H, W).
+        neck: features of the backbone -> levels of D channels, high to low resolution.
+        transformer: a `DINOTransformer`.
+        embed_dim: D.
+        num_classes: K.
+        num_queries: the transformer's `two_stage_num_proposals`.
+        criterion: a `DINOCriterion`; needed for training alone.
+        pixel_mean, pixel_std: of each input channel, in the units of the input's pixels.
+        aux_loss: train every decoder layer, not the last alone.
+        select_box_nums_for_evaluation: detections per image.
+        device: accepted for old configs; the detector is where its parameters are.
+        dn_number: about how many denoising positives an image gets in training; 0 for none.
+        label_noise_ratio, box_noise_scale: how much they are noised.
+        input_format: channel order of the input, "RGB" or "BGR"; only pictures for people depend on it.
+        vis_period: put an image with ground truth and predictions into the event storage every so many iterations.
+        square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
+
+    Raises:
+        ValueError: `num_queries` is not what the transformer selects.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        position_embedding,
+        neck,
+        transformer,
+        embed_dim,
+        num_classes,
+        num_queries,
+        criterion=None,
+        pixel_mean=(123.675, 116.280, 103.530),
+        pixel_std=(58.395, 57.120, 57.375),
+        aux_loss=True,
+        select_box_nums_for_evaluation=300,
+        device="cuda",
+        dn_number=100,
+        label_noise_ratio=0.2,
+        box_noise_scale=1.0,
+        input_format="RGB",
+        vis_period=0,
+        square_pad=False,
+    ):
+        super().__init__()
+        if num_queries != transformer.two_stage_num_proposals:
+            raise ValueError(
+                f"num_queries ({num_queries}) must equal the transformer's two_stage_num_proposals "
+                f"({transformer.two_stage_num_proposals})"
+            )
+        self.backbone = backbone
+        self.position_embedding = position_embedding
+        self.neck = neck
+        self.transformer = transformer
+        self.softmax_classes = getattr(criterion, "loss_class_type", "focal_loss") == "ce_loss"
+        num_heads = transformer.decoder.num_layers + 1  # the last one is for the encoder's proposals
+        class_embed = nn.Linear(embed_dim, num_classes + self.softmax_classes)
+        bbox_embed = MLP(embed_dim, embed_dim, 4, 3)
+        self.class_embed = nn.ModuleList(copy.deepcopy(class_embed) for _ in range(num_heads))
+        self.bbox_embed = nn.ModuleList(copy.deepcopy(bbox_embed) for _ in range(num_heads))
+        transformer.decoder.class_embed = self.class_embed
+        transformer.decoder.bbox_embed = self.bbox_embed
+        self.criterion = criterion
+        self.label_enc = nn.Embedding(num_classes, embed_dim)
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.aux_loss = aux_loss
+        self.select_box_nums_for_evaluation = select_box_nums_for_evaluation
+        self.dn_number = dn_number
+        self.label_noise_ratio = label_noise_ratio
+        self.box_noise_scale = box_noise_scale
+        self.input_format = input_format
+        self.vis_period = vis_period
+        self.square_pad = square_pad
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(list(values)).float().view(-1, 1, 1), persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """First boxes equal their references, first scores are `PRIOR`, the neck starts with Xavier weights."""
+        for head in self.class_embed:
+            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+        for head in self.bbox_embed:
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+        for module in self.neck.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector's parameters are."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]):
+        """Losses in training, detections in evaluation.
+
+        Args:
+            batched_inputs: per image `image` (C, H, W), any dtype; in training `instances` with `gt_boxes` and
+                `gt_classes`; in evaluation optionally `height` and `width`, the size that the boxes should refer to.
+
+        Returns:
+            in training a dict of weighted scalar losses; in evaluation per image `{"instances": Instances}` with
+            `pred_boxes`, `scores` (descending) and `pred_classes`.
+
+        Raises:
+            KeyError: a training record has no `instances`.
+            ValueError: a label is not below `num_classes`; or the training images have fewer cells than queries.
+            NonFinitePredictions: predictions are NaN or infinite.
+        """
+        images = self.preprocess(batched_inputs)
+        if not self.training:
+            outputs = self.predict(images.tensor, images.image_sizes)
+            return self.postprocess(outputs, images.image_sizes, batched_inputs)
+        targets = targets_of(batched_inputs, self.num_classes, self.device)
+        denoising = self.denoising_queries(targets)
+        outputs = self.predict(images.tensor, images.image_sizes, denoising)
+        return self.losses(outputs, targets, denoising)
+
+    def preprocess(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise the images and pad them at the right and at the bottom, to one size that the backbone can take."""
+        images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        largest = max(max(image.shape[-2:]) for image in images)
+        return ImageList.from_tensors(images, padding_constraints=self.padding_constraints(largest))
+
+    def padding_constraints(self, largest_px: int) -> dict[str, int]:
+        """What the batch's size must fulfil: the backbone's divisibility, and its square where that was asked for."""
+        wanted = self.backbone.padding_constraints
+        divisibility = self.backbone.size_divisibility or wanted.get("size_divisibility", 0)
+        constraints = {
+            "size_divisibility": divisibility or wanted.get("size_divisiblity", 0)
+        }  # as detectron2 spells it
+        square = wanted.get("square_size", 0) if self.square_pad else 0
+        if square >= largest_px > 0:
+            constraints["square_size"] = square
+        elif square:
+            warnings.warn(f"images are larger than the square of {square} px and are not padded to it", stacklevel=2)
+        return constraints
+
+    def denoising_queries(self, targets: list[dict[str, Tensor]]) -> DenoisingQueries | None:
+        """Noised ground truth for the decoder to restore, None if there is none."""
+        noise = (self.label_noise_ratio, self.box_noise_scale)
+        return prepare_for_cdn(pad_targets(targets), self.dn_number, *noise, self.num_queries, self.label_enc)
+
+    def predict(
+        self,
+        images: Tensor,
+        image_sizes: list[tuple[int, int]] | None = None,
+        denoising: DenoisingQueries | None = None,
+    ) -> dict:
+        """Outputs for normalised images.
+
+        Args:
+            images: (B, C, H, W), normalised and padded.
+            image_sizes: (height, width) of each image without its padding; None where nothing is padded.
+            denoising: queries to put before the ordinary ones.
+
+        Returns:
+            `pred_logits` (B, Q, K) and `pred_boxes` (B, Q, 4), CXCYWH normalised to the unpadded image, of the last
+            layer, denoising queries first; `aux_outputs`, a list of the same for the earlier layers; `enc_outputs`,
+            the same for the encoder's proposals.
+        """
+        features = self.neck(self.backbone(images))
+        masks, ratios = self.padding(features, images.shape[-2:], image_sizes)
+        positions = self.positions(features, masks)
+        query_embed, attn_mask = (None, None), None
+        if denoising is not None:
+            query_embed, attn_mask = (denoising.contents, denoising.boxes_logit), denoising.attn_mask
+        states, boxes, refined, selected, enc_boxes, surplus = self.transformer(
+            features, masks, positions, query_embed, (attn_mask, None), ratios
+        )
+        if self.training:  # the embedding takes part in every step, also in one without objects
+            states = states + 0.0 * self.label_enc.weight[0, 0]
+        outputs = self.heads(states, [boxes, *refined], surplus)
+        outputs["enc_outputs"] = {"pred_logits": self.class_embed[-1](selected), "pred_boxes": enc_boxes}
+        return outputs
+
+    def padding(self, features, canvas_hw, image_sizes) -> tuple[list[Tensor] | None, Tensor | None]:
+        """Masks of every level and valid ratios; None where nothing is padded.
+
+        Raises:
+            ValueError: in training, there are fewer cells than queries.
+        """
+        shapes_hw = [tuple(x.shape[-2:]) for x in features]
+        num_cells = sum(h * w for h, w in shapes_hw)
+        if self.training and num_cells < self.num_queries:
+            raise ValueError(
+                f"images of {canvas_hw[0]} x {canvas_hw[1]} pixels give {num_cells} cells, too few for "
+                f"{self.num_queries} queries: use larger images or fewer queries"
+            )
+        if image_sizes is None or not is_padded(image_sizes, canvas_hw):
+            return None, None
+        device = features[0].device
+        masks = padding_masks(image_sizes, canvas_hw, shapes_hw, device)
+        return masks, valid_ratios(image_sizes, canvas_hw, len(shapes_hw), device)
+
+    def positions(self, features, masks: list[Tensor] | None) -> list[Tensor]:
+        """Position codes (B, D, H_l, W_l) of every level, of a batch of one where nothing is padded."""
+        if masks is None:
+            masks = [torch.zeros((1, *x.shape[-2:]), dtype=torch.bool, device=x.device) for x in features]
+        return [self.position_embedding(mask) for mask in masks]
+
+    def heads(self, states: Tensor, references: list[Tensor], surplus: Tensor | None) -> dict:
+        """Classes and boxes of every decoder layer.
+
+        Args:
+            states: (layers, B, Q, D).
+            references: the boxes that entered each layer, (B, Q, 4) each.
+            surplus: (B, Q), True for queries that stand for padding: nothing is found there.
+        """
+        outputs = []
+        for state, reference, class_head, box_head in zip(states, references, self.class_embed, self.bbox_embed):
+            logits = class_head(state)
+            if surplus is not None:
+                logits = logits.masked_fill(surplus[..., None], -torch.inf)
+            outputs.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), reference)})
+        return {**outputs[-1], "aux_outputs": outputs[:-1] if self.aux_loss else []}
+
+    def losses(self, outputs: dict, targets: list[dict], denoising: DenoisingQueries | None) -> dict[str, Tensor]:
+        """Weighted losses; the criterion sees the denoising queries apart from the ordinary ones."""
+        dn_metas = None
+        if denoising is not None:
+            outputs, denoised = split_queries(outputs, denoising.contents.shape[1])
+            dn_metas = {**denoising.meta, "output_known_lbs_bboxes": denoised}
+        return weighted(self.criterion(outputs, targets, dn_metas), self.criterion.weight_dict)
+
+    def postprocess(self, outputs: dict, image_sizes, batched_inputs: list[dict]) -> list[dict]:
+        """Detections of every image, in pixels of the size that its record asks for."""
+        probabilities = self.probabilities(outputs["pred_logits"].float())
+        best = best_detections(probabilities, outputs["pred_boxes"], self.select_box_nums_for_evaluation)
+        results = []
+        for record, image_hw, scores, classes, boxes in zip(batched_inputs, image_sizes, *best):
+            output_hw = (record.get("height", image_hw[0]), record.get("width", image_hw[1]))
+            results.append({"instances": to_instances(scores, classes, boxes, image_hw, output_hw)})
+        return results
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities; a softmax also has the background, which is left out."""
+        return F.softmax(logits, dim=-1)[..., :-1] if self.softmax_classes else logits.sigmoid()
+
+
+def split_queries(outputs: dict, count: int) -> tuple[dict, dict]:
+    """Outputs of the ordinary queries and of the first `count`, the denoising ones."""
+    ordinary, denoised = ({k: v for k, v in outputs.items() if k == "enc_outputs"}, {})
+    for key in ("pred_logits", "pred_boxes"):
+        denoised[key], ordinary[key] = outputs[key][:, :count], outputs[key][:, count:]
+    auxiliary = [split_queries(layer, count) for layer in outputs.get("aux_outputs", ())]
+    ordinary["aux_outputs"] = [pair[0] for pair in auxiliary]
+    denoised["aux_outputs"] = [pair[1] for pair in auxiliary]
+    return ordinary, denoised

@@ -1,0 +1,133 @@
+"""The small layers that the transformer and the heads are made of: perceptron, feed-forward, attention."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """Logit of x in 0..1, limited to +-log(1/eps)."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: (..., input_dim) -> (..., output_dim)."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+        super().__init__()
+        widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class FFN(nn.Module):
+    """The transformer's feed-forward block with its residual (Vaswani et al. 2017, 3.3).
+
+    Args:
+        embed_dim: width of the input.
+        feedforward_dim: width between the linear layers.
+        output_dim: width of the output, `embed_dim` if None.
+        num_fcs: number of linear layers, at least 2.
+        activation: a module, used between the linear layers.
+        ffn_drop: dropout after every linear layer.
+        fc_bias: whether the linear layers have biases.
+        add_identity: add the residual.
+    """
+
+    def __init__(
+        self,
+        embed_dim=256,
+        feedforward_dim=1024,
+        output_dim=None,
+        num_fcs=2,
+        activation=None,
+        ffn_drop=0.0,
+        fc_bias=True,
+        add_identity=True,
+    ):
+        super().__init__()
+        if num_fcs < 2:
+            raise AssertionError(f"a feed-forward block has at least 2 linear layers, got num_fcs={num_fcs}")
+        self.embed_dim = embed_dim
+        self.feedforward_dim = feedforward_dim
+        self.add_identity = add_identity
+        activation = activation or nn.ReLU(inplace=True)
+        widths = [embed_dim] + [feedforward_dim] * (num_fcs - 1)
+        hidden = [
+            nn.Sequential(nn.Linear(n, m, bias=fc_bias), activation, nn.Dropout(ffn_drop))
+            for n, m in zip(widths, widths[1:])
+        ]
+        last = nn.Linear(feedforward_dim, output_dim or embed_dim, bias=fc_bias)
+        self.layers = nn.Sequential(*hidden, last, nn.Dropout(ffn_drop))
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        """(..., embed_dim) -> (..., output_dim); `identity` is the residual, x by default."""
+        out = self.layers(x)
+        if not self.add_identity:
+            return out
+        return out + (x if identity is None else identity)
+
+
+class MultiheadAttention(nn.Module):
+    """torch's multi-head attention with positions added to query and key, and with its residual.
+
+    Args:
+        embed_dim, num_heads, batch_first, kwargs: as in `torch.nn.MultiheadAttention`.
+        attn_drop: dropout on the attention weights.
+        proj_drop: dropout on the output, before the residual.
+    """
+
+    def __init__(self, embed_dim, num_heads, attn_drop=0.0, proj_drop=0.0, batch_first=False, **kwargs):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.batch_first = batch_first
+        self.attn = nn.MultiheadAttention(embed_dim, num_heads, dropout=attn_drop, batch_first=batch_first, **kwargs)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        identity: Tensor | None = None,
+        query_pos: Tensor | None = None,
+        key_pos: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        **ignored,
+    ) -> Tensor:
+        """Attend and add the residual.
+
+        Args:
+            query: (B, Q, D) if `batch_first`, else (Q, B, D).
+            key, value, identity: default to query, key, query.
+            query_pos, key_pos: added to query and key, never to the value; `key_pos` defaults to `query_pos` where
+                key and query have one shape.
+            attn_mask: (Q, K) or (B * heads, Q, K), True where attention is blocked.
+            key_padding_mask: (B, K), True where padded.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        identity = query if identity is None else identity
+        if key_pos is None and query_pos is not None:
+            if query_pos.shape == key.shape:
+                key_pos = query_pos
+            else:
+                warnings.warn(
+                    f"no key_pos given, and query_pos {tuple(query_pos.shape)} does not fit the key", stacklevel=2
+                )
+        shared = key is query and key_pos is query_pos
+        query = query if query_pos is None else query + query_pos
+        key = query if shared else key if key_pos is None else key + key_pos
+        out, _ = self.attn(
+            query, key, value, attn_mask=attn_mask, key_padding_mask=key_padding_mask, need_weights=False
+        )
+        return identity + self.proj_drop(out)

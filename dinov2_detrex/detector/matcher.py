@@ -1,0 +1,137 @@
+"""Which query answers for which object: the assignment of least total cost (Carion et al. 2020, DETR, 3.1).
+
+L predictions of one batch (decoder layers and encoder proposals) are matched at once: one cost tensor, one transfer to
+the host.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, pairwise_giou
+from dinov2_detrex.detector.targets import Targets, pad_targets
+
+
+class NonFinitePredictions(FloatingPointError, ValueError, AssertionError):
+    """The detector's outputs contain NaN or infinity: training diverged, or the weights are broken.
+
+    It is all the kinds of error that the same cause raises elsewhere: in a trainer, in scipy and in `Boxes.clip`.
+    """
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The P matched pairs of each of L predictions; P is the same for all.
+
+    Attributes:
+        image: (P,), index in the batch.
+        query: (L, P) or (1, P).
+        target: (L, P) or (1, P), slot of the object in its image.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+class HungarianMatcher(nn.Module):
+    """Optimal one-to-one matching of queries and objects.
+
+    Args:
+        cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs.
+        cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax).
+        alpha, gamma: of the focal cost.
+
+    Raises:
+        AssertionError: all weights are 0, or the type is unknown.
+    """
+
+    def __init__(
+        self, cost_class=1, cost_bbox=1, cost_giou=1, cost_class_type="focal_loss_cost", alpha=0.25, gamma=2.0
+    ):
+        super().__init__()
+        if not (cost_class or cost_bbox or cost_giou):
+            raise AssertionError("all matching costs have weight 0")
+        if cost_class_type not in ("focal_loss_cost", "ce_cost"):
+            raise AssertionError(f"cost_class_type is 'focal_loss_cost' or 'ce_cost', not {cost_class_type!r}")
+        self.cost_class = cost_class
+        self.cost_bbox = cost_bbox
+        self.cost_giou = cost_giou
+        self.cost_class_type = cost_class_type
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
+        """Match one prediction.
+
+        Args:
+            outputs: `pred_logits` (B, Q, K) and `pred_boxes` (B, Q, 4), CXCYWH normalised.
+            targets: per image `labels` (n,) and `boxes` (n, 4).
+
+        Returns:
+            per image (query indices, target indices), int64 on the CPU, min(Q, n) each, queries ascending.
+
+        Raises:
+            NonFinitePredictions: a ValueError.
+            IndexError: a label is not below K.
+        """
+        logits, padded = outputs["pred_logits"], pad_targets(targets)
+        if any(padded.counts) and int(padded.labels.max()) >= logits.shape[-1]:
+            raise IndexError(f"label {int(padded.labels.max())} is not below num_classes={logits.shape[-1]}")
+        pairs = self._assign(self.cost(logits[None], outputs["pred_boxes"][None], padded), padded.counts)[0]
+        return [(torch.from_numpy(query), torch.from_numpy(target)) for query, target in pairs]
+
+    def match_layers(self, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor | None = None) -> Matches:
+        """Match L predictions of one batch.
+
+        Args:
+            logits: (L, B, Q, K).
+            boxes: (L, B, Q, 4), CXCYWH normalised.
+            targets: the batch's objects.
+            labels: (L, B, n_max), where they differ from `targets.labels`.
+
+        Raises:
+            NonFinitePredictions: a cost is not finite.
+        """
+        pairs = self._assign(self.cost(logits, boxes, targets, labels), targets.counts)
+        index = torch.from_numpy(np.stack([np.concatenate(layer, axis=1) for layer in pairs]))  # L 2 P
+        query, target = index.to(logits.device, non_blocking=True).unbind(1)
+        return Matches(image_of_pairs(targets.counts, logits.shape[2], logits.device), query, target)
+
+    @torch.no_grad()
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor | None = None) -> Tensor:
+        """(L, B, Q, n_max), float32: cost of each query for each object slot."""
+        labels = (targets.labels if labels is None else labels).expand(len(logits), -1, -1)
+        boxes, target_boxes = boxes.float(), targets.boxes[None]
+        cost = self.cost_class * self._class_cost(logits.float(), labels)
+        cost += self.cost_bbox * (boxes[..., :, None, :] - target_boxes[..., None, :, :]).abs().sum(-1)
+        cost -= self.cost_giou * pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+        return cost
+
+    def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(L, B, Q, K) logits at (L, B, n) labels -> (L, B, Q, n)."""
+        at_labels = labels[:, :, None, :].expand(-1, -1, logits.shape[2], -1)
+        if self.cost_class_type == "ce_cost":
+            return -F.softmax(logits, dim=-1).gather(-1, at_labels)
+        p = logits.gather(-1, at_labels).sigmoid()
+        positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
+        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
+        return positive - negative
+
+    @staticmethod
+    def _assign(cost: Tensor, counts: tuple[int, ...]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """(query, target) index arrays, for each of L predictions and B images; here the host waits for the device."""
+        cost = cost.cpu().numpy()
+        if not np.isfinite(cost).all():
+            raise NonFinitePredictions("the predictions to be matched contain NaN or infinite values")
+        return [[linear_sum_assignment(image[:, :n]) for image, n in zip(layer, counts)] for layer in cost]
+
+
+def image_of_pairs(counts: tuple[int, ...], most: int, device) -> Tensor:
+    """(P,): 0 as often as image 0 has objects (but at most `most` times), then 1 for image 1, and so on."""
+    repeats = torch.tensor(counts).clamp(max=most)
+    return torch.arange(len(counts)).repeat_interleave(repeats).to(device, non_blocking=True)

@@ -1,0 +1,85 @@
+"""How to sum rows of a table with weights, many rows per output: the inner loop of deformable attention.
+
+    out[n] = sum_k weights[n, k] * table[rows[n, k]]        table (R, D), rows and weights (N, K), out (N, D)
+
+The same sum in several forms, each right everywhere and each best somewhere:
+
+- `sum_rows_bag`: torch's `embedding_bag`, any device. A fast forward; a slow backward on the CPU.
+- `sum_rows_sparse`: the same forward, and a CPU backward that reads the weights as a sparse N x R matrix: the gradient
+  of the table is a product with the transposed matrix, that of the weights a product sampled at its entries.
+- `sum_rows_gather`: plain indexing, for exported graphs.
+"""
+
+import warnings
+
+import scipy.sparse
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """The best form for where this runs. A kernel for another device would be chosen here.
+
+    Args:
+        table: (R, D), float32 or float64.
+        rows: (N, K), int32 or int64, in [0, R).
+        weights: (N, K), of the table's dtype.
+
+    Returns:
+        (N, D).
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return sum_rows_gather(table, rows, weights)
+    if table.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available():
+        return sum_rows_sparse(table, rows, weights)
+    return sum_rows_bag(table, rows, weights)
+
+
+def sum_rows_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+
+def sum_rows_gather(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return (table[rows] * weights[..., None]).sum(dim=-2)
+
+
+def sum_rows_sparse(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return _SparseSum.apply(table, rows, weights)
+
+
+class _SparseSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table, rows, weights):
+        ctx.save_for_backward(table, rows, weights)
+        return sum_rows_bag(table, rows, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        table, rows, weights = ctx.saved_tensors
+        grad = grad.contiguous()
+        starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row
+        need_table, _, need_weights = ctx.needs_input_grad
+        grad_table = _transposed_product(starts, rows, weights, grad, len(table)) if need_table else None
+        grad_weights = _sampled_product(starts, rows, grad, table) if need_weights else None
+        return grad_table, None, grad_weights
+
+
+def _transposed_product(starts: Tensor, rows: Tensor, weights: Tensor, grad: Tensor, height: int) -> Tensor:
+    """(R, D): for every table row the weighted sum of the `grad` rows that used it, once more a bag per row."""
+    arrays = (weights.flatten().numpy(), rows.flatten().numpy(), starts.numpy())
+    users = scipy.sparse.csr_matrix(arrays, shape=(len(rows), height)).tocsc()
+    index, offsets, weights = map(torch.from_numpy, (users.indices, users.indptr, users.data))
+    return F.embedding_bag(index, grad, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _sampled_product(starts: Tensor, rows: Tensor, grad: Tensor, table: Tensor) -> Tensor:
+    """(N, K): the dot product grad[n] . table[rows[n, k]]."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            starts, rows.flatten(), grad.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view_as(rows)
