@@ -143,9 +143,9 @@ class PeriodicCheckpoint(HookBase):
         self.checkpoints, self.period, self.content = checkpoints, period, content
 
     def after_step(self):
-        done = self.trainer.iter + 1
+        done = self.trainer.completed
         if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
-            self._save(f"{self.checkpoints.prefix}_{self.trainer.iter:07d}")
+            self._save(f"{self.checkpoints.prefix}_{done - 1:07d}")
 
     def after_train(self):
         if self.trainer.finished:
@@ -154,11 +154,11 @@ class PeriodicCheckpoint(HookBase):
     def _save(self, name: str) -> None:
         content = self.content()
         if comm.is_main_process():
-            refuse_non_finite(content["model"], self.trainer.iter, self.checkpoints.newest())
+            refuse_non_finite(content["model"], content["iteration"])
             logger.info("saved %s", self.checkpoints.save(name, content))
 
 
-def refuse_non_finite(state: dict, iteration: int, last_good: Path | None) -> None:
+def refuse_non_finite(state: dict, iteration: int) -> None:
     """Keep broken weights from replacing good ones.
 
     Raises:
@@ -166,7 +166,4 @@ def refuse_non_finite(state: dict, iteration: int, last_good: Path | None) -> No
     """
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TrainingDiverged(
-                f"weight {name!r} is not finite after iteration {iteration}, nothing was saved; "
-                f"last good checkpoint: {last_good or 'none'}"
-            )
+            raise TrainingDiverged(f"weight {name!r} is not finite after iteration {iteration}; nothing was saved")

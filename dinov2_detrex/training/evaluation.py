@@ -170,12 +170,12 @@ class PeriodicEvaluation(HookBase):
             self._run(start)
 
     def after_step(self):
-        if self._due(self.trainer.iter + 1):
-            self._run(self.trainer.iter + 1)
+        if self._due(self.trainer.completed):
+            self._run(self.trainer.completed)
 
     def after_train(self):
-        if self.trainer.finished and self.evaluated_after != self.trainer.iter:
-            self._run(self.trainer.iter)
+        if self.trainer.finished and self.evaluated_after != self.trainer.completed:
+            self._run(self.trainer.completed)
 
     def _due(self, done: int) -> bool:
         return self.period > 0 and done > 0 and done % self.period == 0 and done < self.trainer.max_iter

@@ -2,6 +2,7 @@
 
 import torch
 
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.training.errors import UserError
 
 
@@ -21,6 +22,8 @@ def explain(error: BaseException) -> UserError | None:
     text = str(error)
     if isinstance(error, UserError):
         return error
+    if isinstance(error, DatasetError):
+        return UserError(text)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return OutOfMemory(f"out of memory ({text.splitlines()[0]}); {ADVICE}")
     if "DataLoader worker" in text and "killed by signal" in text:

@@ -43,11 +43,11 @@ def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool
     setup.set_up_loggers(cfg.train.output_dir)
     setup.log_start(config_file)
     setup.set_numerics(cfg.train)
-    check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"))
     device = choose_device(cfg.train.device, comm.get_local_rank() if comm.get_world_size() > 1 else 0)
     checkpoints = checkpoint.RunCheckpoints(cfg.train.output_dir, cfg.train.checkpointer.max_to_keep)
     saved = _find_saved(checkpoints) if resume else None
     try:
+        check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"))
         if eval_only:
             evaluate_only(cfg, device, saved)
         else:
@@ -209,7 +209,7 @@ def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int
     metadata = dataset_metadata(cfg.dataloader.train)
 
     def content() -> dict:
-        state = {"model": model.state_dict(), "trainer": trainer.state_dict(), "iteration": trainer.iter}
+        state = {"model": model.state_dict(), "trainer": trainer.state_dict(), "iteration": trainer.completed - 1}
         return state | {"metadata": metadata} | ({"ema_state": ema.state_dict()} if ema else {})
 
     def save_best(iteration: int, results: dict) -> None:

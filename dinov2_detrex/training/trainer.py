@@ -62,6 +62,7 @@ class Trainer(TrainerBase):
         self.clip_gradients, self.parts, self.weight_by, self.seed = clip_gradients, parts, weight_by, seed
         self.divergence_factor, self._recent_losses = divergence[0], deque(maxlen=divergence[1])
         self.hooks: list[HookBase] = []
+        self.completed = 0  # iterations of the run, those before a resume included
         self.finished = False  # True once the last iteration is done, or after `stop`
         self._stop = False
         self._batches = None
@@ -79,7 +80,7 @@ class Trainer(TrainerBase):
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations `start_iter` to `max_iter` - 1; `after_train` runs in any case, with `finished` set or not."""
         logger.info("training from iteration %d to %d", start_iter, max_iter)
-        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        self.iter, self.start_iter, self.max_iter, self.completed = start_iter, start_iter, max_iter, start_iter
         with EventStorage(start_iter) as self.storage:
             try:
                 self._call_hooks("before_train")
@@ -87,6 +88,7 @@ class Trainer(TrainerBase):
                     self.storage.iter = self.iter
                     self._call_hooks("before_step")
                     self.run_step()
+                    self.completed = self.iter + 1
                     self._call_hooks("after_step")
                     self.iter += 1
                 self.finished = True
@@ -96,7 +98,8 @@ class Trainer(TrainerBase):
 
     def run_step(self) -> None:
         """One optimizer step."""
-        self._batches = self._batches or iter(self.loader)
+        if self._batches is None:
+            self._batches = iter(self.loader)
         start = time.perf_counter()
         batches = [next(self._batches) for _ in range(self.parts)]
         data_time = time.perf_counter() - start
@@ -182,9 +185,9 @@ class Trainer(TrainerBase):
             getattr(hook, moment)()
 
     def state_dict(self) -> dict:
-        """What a checkpoint holds of the run, beside the weights. `iteration` is the one just finished."""
+        """What a checkpoint holds of the run, beside the weights. `iteration` is the last that was completed."""
         state = {
-            "iteration": self.iter,
+            "iteration": self.completed - 1,
             "seed": self.seed,
             "hooks": {type(hook).__qualname__: state for hook in self.hooks if (state := hook.state_dict())},
             "optimizer": self.optimizer.state_dict(),

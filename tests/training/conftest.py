@@ -1,0 +1,63 @@
+"""A tiny data set, made once a session, and runs of the training program on it, in this process or in children."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dinov2_detrex.data import generate_shapes
+from dinov2_detrex.training import cli
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CONFIG = HERE / "tiny_config.py"
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=14, num_val=5, image_size=48)
+
+
+@pytest.fixture
+def tiny_env(tiny_shapes, monkeypatch):
+    """The tiny config and its data are found from this process."""
+    monkeypatch.setenv("TINY_SHAPES", str(tiny_shapes))
+    monkeypatch.syspath_prepend(str(HERE))
+    return tiny_shapes
+
+
+@pytest.fixture
+def train(tiny_env, tmp_path):
+    """Run the program in this process: train("name", "train.max_iter=3", "--resume") -> (status, output dir)."""
+
+    def run(name, *arguments):
+        folder = tmp_path / name
+        return cli.main(["--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments]), folder
+
+    return run
+
+
+@pytest.fixture
+def command(tiny_shapes, python, python_env, tmp_path):
+    """Command line and keywords for `subprocess` that run tools/train_net.py on the tiny config."""
+
+    def make(name, *arguments, launcher=()):
+        path = os.pathsep.join([str(HERE), python_env["PYTHONPATH"]])
+        env = {**python_env, "PYTHONPATH": path, "TINY_SHAPES": str(tiny_shapes)}
+        script = [*(launcher or [python]), str(ROOT / "tools" / "train_net.py")]
+        folder = tmp_path / name
+        return [*script, "--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments], {"env": env}, folder
+
+    return make
+
+
+@pytest.fixture
+def call(command):
+    """Run the command to its end: call("name", ...) -> (CompletedProcess, output dir)."""
+
+    def run(name, *arguments, timeout=90, **options):
+        line, keywords, folder = command(name, *arguments, **options)
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, **keywords), folder
+
+    return run
