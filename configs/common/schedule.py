@@ -22,7 +22,7 @@ lr_multiplier = L(WarmupParamScheduler)(
         milestones=["${schedule.decay_epoch}", "${schedule.epochs}"],
     ),
     warmup_factor=0.001,
-    warmup_length="${ratio:${schedule.warmup_iters},${train.max_iter}}",
+    warmup_length="${warmup_share:${schedule.warmup_iters},${train.max_iter}}",
     warmup_method="linear",
 )
 

@@ -11,6 +11,7 @@ from detrex.layers import PositionEmbeddingSine
 from detrex.modeling.neck import ChannelMapper
 
 from dinov2_detrex.backbone import SimpleFeaturePyramid, TimmBackbone
+from dinov2_detrex.config import pyramid_shapes
 from dinov2_detrex.detector import (
     DINO,
     DINOCriterion,
@@ -49,7 +50,7 @@ model = L(DINO)(
     neck=L(ChannelMapper)(
         # the top block adds one level; a recipe without it sets the last argument to 0
         in_features="${pyramid_levels:${..backbone.net.patch_size},${..backbone.scale_factors},1}",
-        input_shapes="${pyramid_shapes:${.in_features},${..backbone.out_channels}}",
+        input_shapes=L(pyramid_shapes)(levels="${..in_features}", channels="${...backbone.out_channels}"),
         out_channels="${..embed_dim}",
         num_outs="${count:${.in_features}}",
         kernel_size=1,
