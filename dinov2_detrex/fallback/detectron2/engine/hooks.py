@@ -14,6 +14,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 
 from ..checkpoint import Checkpointer
 from ..checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
+from ..evaluation.testing import flatten_results_dict
 from ..left_out import refuse
 from ..solver import LRMultiplier
 from ..solver import LRScheduler as _LRScheduler
@@ -247,8 +248,6 @@ class EvalHook(HookBase):
         self._func = None  # it may refer back to the trainer
 
     def _evaluate(self) -> None:
-        from ..evaluation.testing import flatten_results_dict
-
         results = self._func()
         if results:
             assert isinstance(results, dict), f"the evaluation must return a dict, got {results!r}"

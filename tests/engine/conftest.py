@@ -1,0 +1,39 @@
+"""Shared by the tests of the detectron2 API: what was logged, and loggers as they were before."""
+
+import logging
+
+import pytest
+
+
+@pytest.fixture
+def logged():
+    """`logged("name")` starts to collect the messages of a logger, whatever its handlers and propagation; a list."""
+    collected = []
+
+    def collect(name: str) -> list[str]:
+        messages: list[str] = []
+        handler = logging.Handler(logging.DEBUG)
+        handler.emit = lambda record: messages.append(record.getMessage())
+        logger = logging.getLogger(name)
+        collected.append((logger, handler, logger.level))
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        return messages
+
+    yield collect
+    for logger, handler, level in collected:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def restored_loggers():
+    """Handlers, levels and propagation of the packages' loggers are the same afterwards."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "detrex", "fvcore", "dinov2_detrex", "some_logger")]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+        logger.manager._clear_cache()
