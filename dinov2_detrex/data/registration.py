@@ -126,16 +126,15 @@ def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.
 
 
 def _what_to_do(name: str, json_file, image_root) -> str:
+    """The half of the message that helps: where such files are looked for, and what makes or names them."""
     root = datasets_root()
-    expected = f"expected are the annotations {json_file} and the image folder {image_root}"
+    advice = f"needed are the annotations {json_file} and the image folder {image_root}"
+    if name.startswith("shapes_"):
+        advice = "make it with `python -m dinov2_detrex.data.shapes`"
     if name.startswith("custom_"):
         split = name.removeprefix("custom_")
-        expected = f"name your own with data.{split}.json=FILE data.{split}.images=FOLDER, or put it there"
+        advice = f"name yours with data.{split}.json=FILE data.{split}.images=FOLDER"
     if not Path(json_file).is_relative_to(root):
-        return expected
-    setting = f"data sets are looked for in DETECTRON2_DATASETS={root}"
-    if "DETECTRON2_DATASETS" not in os.environ:
-        setting = f"DETECTRON2_DATASETS is not set, so data sets are looked for in {root.resolve()}"
-    if name.startswith("shapes_"):
-        expected = "make it with `python -m dinov2_detrex.data.shapes`"
-    return f"{expected}; {setting}"
+        return advice
+    setting = f"is {root}" if os.environ.get("DETECTRON2_DATASETS") else f"is not set, so it is {root.resolve()}"
+    return f"{advice}; the folder of data sets, DETECTRON2_DATASETS, {setting}"

@@ -86,7 +86,7 @@ def test_missing_shapes_name_the_command_that_makes_them(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as caught:
         coco_dataset_dicts("shapes_train", str(tmp_path / "shapes/a.json"), str(tmp_path / "shapes/train"))
     assert "python -m dinov2_detrex.data.shapes" in str(caught.value)
-    assert f"DETECTRON2_DATASETS={tmp_path}" in str(caught.value)
+    assert f"DETECTRON2_DATASETS, is {tmp_path}" in str(caught.value)
 
 
 def test_a_registered_name_needs_no_paths(sound_coco):

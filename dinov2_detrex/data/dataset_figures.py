@@ -1,0 +1,211 @@
+"""What does training see? The check's report, the data set's statistics, and augmented batches, for a config.
+
+`visualize(cfg, folder)` writes `augmented.png`, `statistics.png` and `statistics.txt`. The statistics figure needs
+matplotlib (`pip install "dinov2_detrex[plot]"`), the rest does not.
+"""
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from PIL import Image
+
+from dinov2_detrex.data.check import DatasetReport, check_coco_dataset
+from dinov2_detrex.data.dataset_statistics import (
+    LARGE_PX,
+    SMALL_PX,
+    DatasetStatistics,
+    collect_statistics,
+    describe_statistics,
+)
+from dinov2_detrex.data.registration import require_files
+from dinov2_detrex.data.visualization import assemble, class_colour, tile
+
+_MOST_CLASSES = 30  # bars in the figure
+
+
+def visualize(cfg, output_dir: str | Path, num_images: int = 16, seed: int = 0) -> bool:
+    """Report on the data of a config, and draw it.
+
+    Args:
+        cfg: with `dataloader.train` and maybe `dataloader.test`, whose data sets are COCO-format JSONs.
+        output_dir: where the files go; it is created.
+        num_images: how many augmented training images are drawn.
+        seed: of the augmentation and of the order.
+
+    Returns:
+        False where the check found something harmful; then it is printed, and nothing is drawn.
+    """
+    reports = [report for part in ("train", "test") for report in _check_part(cfg.dataloader, part)]
+    for report in reports:
+        print("\n".join([report.summary(), *(f"  error: {finding}" for finding in report.harmful)]))
+    if any(report.harmful for report in reports):
+        return False
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = instantiate(cfg.dataloader.train.dataset)
+    names = MetadataCatalog.get(cfg.dataloader.train.dataset.names).thing_classes
+    statistics = collect_statistics(records, names)
+    text = describe_statistics(statistics)
+    print(text)
+    (folder / "statistics.txt").write_text(text + "\n")
+    draw_statistics(statistics, folder / "statistics.png")
+    draw_augmented(_seeded_batches(cfg, seed), names, folder / "augmented.png", num_images, _channel_order(cfg))
+    print(f"statistics.txt, statistics.png and augmented.png are in {folder}")
+    return True
+
+
+def _check_part(cfg_dataloader, part: str) -> list[DatasetReport]:
+    """The report on one loader's data set; none where its loader is absent or its files are unknown."""
+    dataset = cfg_dataloader[part].dataset if part in cfg_dataloader else {}
+    name, json_file, image_root = (dataset.get(key) for key in ("names", "json_file", "image_root"))
+    if json_file is None and isinstance(name, str):
+        metadata = MetadataCatalog.get(name)
+        json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if json_file is None:
+        return []
+    require_files(name, json_file, image_root)
+    options = {key: dataset.get(key) for key in ("skip_bad_images", "classes_from") if dataset.get(key)}
+    return [check_coco_dataset(json_file, image_root, **options)]
+
+
+# -------------------------------------------------------------------------------------------- augmented pictures
+
+
+def _channel_order(cfg) -> str:
+    mapper = cfg.dataloader.train.get("mapper") or {}
+    return mapper.get("img_format") or mapper.get("image_format") or "RGB"
+
+
+def _seeded_batches(cfg, seed: int) -> Iterable[list[dict]]:
+    """The training loader, in this process and with fixed generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    loader = cfg.dataloader.train.copy()
+    loader.num_workers = 0
+    return instantiate(loader)
+
+
+def draw_augmented(
+    batches: Iterable[list[dict]],
+    class_names: Sequence[str],
+    path: str | Path,
+    num_images: int = 16,
+    image_format: str = "RGB",
+    columns: int = 4,
+    tile_px: int = 320,
+) -> Path:
+    """Save a sheet of model inputs with the boxes that the loss will see.
+
+    Args:
+        batches: lists of model inputs with "image" (C, H, W) and, in training, "instances".
+        class_names: by contiguous index.
+        path: the PNG to write.
+        num_images: the first so many.
+        image_format: channel order of "image": "RGB", "BGR" or "L".
+    """
+    inputs = itertools.islice(itertools.chain.from_iterable(batches), num_images)
+    cells = [_augmented_cell(item, class_names, image_format, tile_px) for item in inputs]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    assemble(rows, tile_px).save(path)
+    return Path(path)
+
+
+def _augmented_cell(item: dict, class_names: Sequence[str], image_format: str, tile_px: int):
+    pixels = item["image"].permute(1, 2, 0).numpy()  # C H W -> H W C
+    pixels = pixels[:, :, ::-1] if image_format == "BGR" else pixels
+    picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    boxes, classes = np.zeros((0, 4)), []
+    if "instances" in item:
+        boxes, classes = item["instances"].gt_boxes.tensor.numpy(), item["instances"].gt_classes.tolist()
+    heading = f"{Path(item['file_name']).name}  {picture.width} x {picture.height}"
+    return heading, tile(picture, boxes, classes, [class_names[index] for index in classes], tile_px)
+
+
+# ---------------------------------------------------------------------------------------------- statistics figure
+
+
+def draw_statistics(statistics: DatasetStatistics, path: str | Path) -> Path:
+    """Save a figure of six panels: classes, object sizes, objects an image, image sizes, centres, shapes of boxes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('the statistics figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
+    figure = Figure(figsize=(15, 8.5), layout="constrained", dpi=100)
+    panels = figure.subplots(2, 3).ravel()
+    painters = (_draw_classes, _draw_sizes, _draw_counts, _draw_image_sizes, _draw_centres, _draw_aspects)
+    for painter, panel in zip(painters, panels):
+        painter(panel, statistics)
+    figure.savefig(path)
+    return Path(path)
+
+
+def _draw_classes(panel, statistics: DatasetStatistics) -> None:
+    counts = np.bincount(statistics.classes, minlength=len(statistics.class_names))
+    shown = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    colours = [np.array(class_colour(int(index))) / 255 for index in shown]
+    bars = panel.barh([statistics.class_names[index] for index in shown], counts[shown], color=colours)
+    panel.bar_label(bars, padding=3, fontsize=8)
+    panel.invert_yaxis()
+    left_out = len(counts) - len(shown)
+    panel.set_title("objects of each class" + (f" ({left_out} rarer classes left out)" if left_out else ""))
+    panel.margins(x=0.12)
+
+
+def _draw_sizes(panel, statistics: DatasetStatistics) -> None:
+    sides = statistics.sides_px[statistics.sides_px > 0]
+    if len(sides):
+        panel.hist(sides, bins=np.geomspace(sides.min() * 0.99, sides.max() * 1.01, 40), color="tab:blue")
+    for bound in (SMALL_PX, LARGE_PX):
+        panel.axvline(bound, color="tab:red", linewidth=1)
+    _log_axis(panel, 2.0 ** np.arange(0, 14), [f"{2**power}" for power in range(14)])
+    panel.set_title(f"object size: sqrt(area) / px (red: {SMALL_PX}, {LARGE_PX})")
+
+
+def _draw_counts(panel, statistics: DatasetStatistics) -> None:
+    per_image = statistics.objects_per_image
+    bins = min(int(per_image.max(initial=0)) + 1, 50)
+    panel.hist(per_image, bins=np.linspace(-0.5, per_image.max(initial=0) + 0.5, bins + 1), color="tab:green")
+    panel.set_title(f"objects an image (0: {(per_image == 0).sum()} images)")
+
+
+def _draw_image_sizes(panel, statistics: DatasetStatistics) -> None:
+    sizes, counts = np.unique(statistics.image_hw, axis=0, return_counts=True)
+    panel.scatter(sizes[:, 1], sizes[:, 0], s=2 + 200 * counts / counts.sum(), alpha=0.5, color="tab:purple")
+    panel.set(xlabel="width / px", ylabel="height / px", title=f"image sizes ({len(sizes)} different)")
+    panel.set_xlim(left=0)
+    panel.set_ylim(bottom=0)
+
+
+def _draw_centres(panel, statistics: DatasetStatistics) -> None:
+    centres = statistics.centres_norm
+    panel.hist2d(centres[:, 0], centres[:, 1], bins=32, range=[[0, 1], [0, 1]], cmap="viridis")
+    panel.invert_yaxis()
+    panel.set_title("where the boxes' centres lie in their images")
+
+
+def _draw_aspects(panel, statistics: DatasetStatistics) -> None:
+    sides = statistics.boxes_xyxy[:, 2:] - statistics.boxes_xyxy[:, :2]
+    sides = sides[(sides > 0).all(axis=1)]
+    panel.hist((sides[:, 0] / sides[:, 1]).clip(1 / 8, 8), bins=np.geomspace(1 / 8, 8, 49), color="tab:orange")
+    _log_axis(panel, 2.0 ** np.arange(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    panel.set_title("width over height of the boxes")
+
+
+def _log_axis(panel, ticks: np.ndarray, labels: list[str]) -> None:
+    """A logarithmic x axis with these ticks, as far as they lie within the drawn range."""
+    panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    within = [(tick, label) for tick, label in zip(ticks, labels) if low <= tick <= high]
+    panel.set_xticks([tick for tick, _ in within], [label for _, label in within])
+    panel.minorticks_off()

@@ -1,0 +1,95 @@
+"""What is in a data set: how many objects of which class and size, in how many images of which size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tabulate import tabulate
+
+from dinov2_detrex.data.visualization import ground_truth_of
+
+SMALL_PX, LARGE_PX = 32, 96  # COCO's bounds, as the side of a square of the same area
+
+
+@dataclass
+class DatasetStatistics:
+    """Numbers of a data set of M images with N objects, crowds not counted.
+
+    Attributes:
+        class_names: C names.
+        image_hw: (M, 2) pixels.
+        boxes_xyxy: (N, 4) pixels of the original images.
+        classes: (N,) class indices.
+        image_of: (N,) index of each object's image, 0..M-1.
+        crowds: (C,) number of crowd regions.
+    """
+
+    class_names: list[str]
+    image_hw: np.ndarray
+    boxes_xyxy: np.ndarray
+    classes: np.ndarray
+    image_of: np.ndarray
+    crowds: np.ndarray
+
+    @property
+    def sides_px(self) -> np.ndarray:
+        """(N,) square root of the boxes' areas."""
+        sides = (self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]).clip(0)
+        return np.sqrt(sides.prod(axis=1))
+
+    @property
+    def objects_per_image(self) -> np.ndarray:
+        """(M,)"""
+        return np.bincount(self.image_of, minlength=len(self.image_hw))
+
+    @property
+    def centres_norm(self) -> np.ndarray:
+        """(N, 2) x, y of the boxes' centres, as fractions of their images."""
+        return (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2 / self.image_hw[self.image_of][:, ::-1]
+
+
+def collect_statistics(records: Sequence[dict], class_names: Sequence[str]) -> DatasetStatistics:
+    """Go through data set dicts once; records without sizes or annotations count as they are."""
+    truths = [ground_truth_of(record) for record in records]
+    boxes = np.concatenate([np.zeros((0, 4)), *(truth[0] for truth in truths)])
+    classes = np.array([index for truth in truths for index in truth[1]], dtype=np.int64)
+    crowd = np.array([flag for truth in truths for flag in truth[2]], dtype=bool)
+    image_of = np.repeat(np.arange(len(records)), [len(truth[1]) for truth in truths])
+    return DatasetStatistics(
+        class_names=list(class_names),
+        image_hw=np.array([(record["height"], record["width"]) for record in records], dtype=np.int64).reshape(-1, 2),
+        boxes_xyxy=boxes[~crowd],
+        classes=classes[~crowd],
+        image_of=image_of[~crowd],
+        crowds=np.bincount(classes[crowd], minlength=len(class_names)),
+    )
+
+
+def describe_statistics(statistics: DatasetStatistics) -> str:
+    """A line about the images, and a table with a row for each class and one for all."""
+    per_image = statistics.objects_per_image
+    low, high = statistics.image_hw.min(axis=0), statistics.image_hw.max(axis=0)
+    head = (
+        f"{len(per_image)} images, {(per_image == 0).sum()} without objects; {len(statistics.classes)} objects, "
+        f"{per_image.mean():.1f} an image, {per_image.max()} at most; heights {low[0]} to {high[0]}, "
+        f"widths {low[1]} to {high[1]} pixels"
+    )
+    rows = [_row(statistics, name, statistics.classes == index) for index, name in enumerate(statistics.class_names)]
+    rows = [row | {"crowds": count} for row, count in zip(rows, statistics.crowds)]
+    everything = _row(statistics, "all", np.ones(len(statistics.classes), dtype=bool))
+    rows.append(everything | {"crowds": statistics.crowds.sum()})
+    return f"{head}\n{tabulate(rows, headers='keys', floatfmt='.1f', tablefmt='simple')}"
+
+
+def _row(statistics: DatasetStatistics, name: str, which: np.ndarray) -> dict:
+    sides = statistics.sides_px[which]
+    total = max(len(sides), 1)
+    return {
+        "class": name,
+        "images": len(np.unique(statistics.image_of[which])),
+        "objects": len(sides),
+        "% of all": 100 * len(sides) / max(len(statistics.classes), 1),
+        "median side / px": float(np.median(sides)) if len(sides) else float("nan"),
+        f"% < {SMALL_PX} px": 100 * (sides < SMALL_PX).sum() / total,
+        f"% > {LARGE_PX} px": 100 * (sides > LARGE_PX).sum() / total,
+    }
