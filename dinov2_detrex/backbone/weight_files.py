@@ -1,7 +1,7 @@
 """Which tensors does a weights file hold? Reads PyTorch and safetensors files, told apart by content, without code."""
 
 import os
-import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -59,15 +59,15 @@ def _read_torch(file: Path):
     unsafe = os.environ.get(UNSAFE_ENV) == "1"
     try:
         return torch.load(file, map_location="cpu", weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):
-            raise WeightsError(
-                f"{file} holds objects beside tensors and was not read, since that may run code: {one_line(error)}; "
-                f"set {UNSAFE_ENV}=1 if you trust it"
-            ) from error
-        raise WeightsError(f"{file} is truncated, or no PyTorch or safetensors file: {one_line(error)}") from error
     except Exception as error:  # a damaged archive fails in any of a dozen ways
-        raise WeightsError(f"{file} is truncated, or no PyTorch or safetensors file: {one_line(error)}") from error
+        refused = re.search(r"Unsupported (?:global|class): GLOBAL (\S+)", str(error))
+        if refused:
+            raise WeightsError(
+                f"{file} holds more than tensors ({refused.group(1)}), and reading that may run code; "
+                f"set {UNSAFE_ENV}=1 if you trust the file"
+            ) from error
+        cause = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0] or type(error).__name__
+        raise WeightsError(f"{file} is truncated, or no PyTorch or safetensors file: {cause}") from error
 
 
 def _unwrap(content) -> dict[str, torch.Tensor]:

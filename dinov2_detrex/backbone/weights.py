@@ -39,9 +39,10 @@ def load_vit(
         WeightsError: something of the model would stay random, or does not fit.
     """
     layout = to_timm_names(state, vit, source)
+    _check_names(vit, layout.state, source)
     same_grid = "checkpoint" in layout.name
     fit = fit_to_vit(layout.state, vit, source, patch_resample, pos_mode, same_grid)
-    _load_strictly(vit, fit.state, source)
+    _load_values(vit, fit.state, source)
     return _report(source, layout.name, fit)
 
 
@@ -51,25 +52,26 @@ def _report(source: str, layout: str, fit: Fit) -> str:
     return f"weights from {source} ({layout}, patch {times(fit.patch_hw)}{grid}): {changes}"
 
 
-def _load_strictly(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load what the model has; refuse what it lacks, except blocks and norms that the backbone pruned."""
+def _check_names(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """The file has all that the model has, and no more but blocks, norms and heads that the backbone pruned."""
     own = vit.state_dict()
-    problems = []
     missing = [name for name in own if name not in state]
-    if missing:
-        problems.append(f"it lacks {_some(missing)}")
     foreign = [name for name in state if name not in own and not _is_pruned(vit, name)]
-    if foreign:
-        problems.append(f"the model has no {_some(foreign)}")
-    shapes = [
-        f"{name} is {times(state[name].shape)} in it, {times(own[name].shape)} in the model"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if shapes:
-        problems.append(_some(shapes))
+    problems = [f"it lacks {_some(missing)}"] if missing else []
+    problems += [f"the model has no {_some(foreign)}"] if foreign else []
     if problems:
         raise WeightsError(f"{source} does not fit the model: {'; '.join(problems)}")
+
+
+def _load_values(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    own = vit.state_dict()
+    misfits = [
+        f"{name} is {times(state[name].shape)} in it, {times(value.shape)} in the model"
+        for name, value in own.items()
+        if state[name].shape != value.shape
+    ]
+    if misfits:
+        raise WeightsError(f"{source} does not fit the model: {_some(misfits)}")
     vit.load_state_dict({name: state[name] for name in own})
 
 

@@ -3,24 +3,12 @@
 import pytest
 import torch
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from golden_numbers import fill_from_names, golden_fill, golden_image, load_json, load_npz
+from golden_numbers import fill_from_names, golden_image, load_json, load_npz
+from tiny_vits import HUB_NAMES, TINY, hub_state, relative_error
 
 from dinov2_detrex.backbone import SimpleFeaturePyramid, TimmBackbone
 
-TINY = {"embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 4, "init_values": 1.0}
-HUB_NAMES = {0: "vit_small_patch14_dinov2", 4: "vit_small_patch14_reg4_dinov2"}
 HUB_CASES = load_json("dinov2_hub_cases.json")
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    assert actual.shape == expected.shape
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-def hub_state(registers: int) -> dict[str, torch.Tensor]:
-    """The golden weights under the original's names."""
-    shapes = load_json(f"dinov2_hub_keys_reg{registers}.json")
-    return {key: torch.from_numpy(golden_fill(key, tuple(shape))) for key, shape in shapes.items()}
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +54,15 @@ def test_inner_map_equals_the_original_beside_the_last(case, hub_file):
     golden = load_npz("dinov2_hub.npz")
     assert relative_error(maps["p1"], golden[f"{case['key']}/layer1_prenorm"]) < 1e-5
     assert relative_error(maps["p-1"], golden[f"{case['key']}/prenorm"]) < 1e-5
+
+
+@pytest.mark.parametrize("case", HUB_CASES, ids=lambda case: case["key"])
+def test_class_token_is_offered_beside_the_map(case, hub_file):
+    backbone = hub_backbone(case, hub_file, norm=True, return_prefix_tokens=True)
+    with torch.no_grad():
+        output = backbone(hub_image(case))
+    assert list(output) == ["p-1", "p-1.cls"] + (["p-1.reg"] if case["registers"] else [])
+    assert relative_error(output["p-1.cls"], load_npz("dinov2_hub.npz")[f"{case['key']}/norm_cls"]) < 1e-5
 
 
 def golden_pyramid(**kwargs) -> torch.nn.Module:
