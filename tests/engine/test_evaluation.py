@@ -171,9 +171,9 @@ def test_a_data_set_that_was_never_loaded_gives_the_same_numbers(registered, con
 def test_evaluating_twice_gives_the_same_numbers(loaded, content, tmp_path):
     evaluator = feed(COCOEvaluator(loaded, output_dir=str(tmp_path)), predict(content))
     first = evaluator.evaluate()
-    files = [(tmp_path / name).read_bytes() for name in ("coco_instances_results.json",)]
-    assert evaluator.evaluate() == pytest.approx(first) or evaluator.evaluate()["bbox"] == first["bbox"]
-    assert [(tmp_path / "coco_instances_results.json").read_bytes()] == files
+    written = (tmp_path / "coco_instances_results.json").read_bytes()
+    assert evaluator.evaluate()["bbox"] == pytest.approx(first["bbox"], nan_ok=True)
+    assert (tmp_path / "coco_instances_results.json").read_bytes() == written
 
 
 @pytest.mark.parametrize("limit", [15, 100])
@@ -230,13 +230,7 @@ def test_instances_become_coco_rows():
 
 
 def test_nothing_processed_is_no_result(loaded):
-    assert COCOEvaluatorReset(loaded).evaluate() == {}
-
-
-def COCOEvaluatorReset(name):
-    evaluator = COCOEvaluator(name)
-    evaluator.reset()
-    return evaluator
+    assert feed(COCOEvaluator(loaded), {}).evaluate() == {}
 
 
 def test_no_box_at_all_is_six_times_nan(loaded, content):
@@ -431,8 +425,5 @@ def test_results_are_logged_as_three_lines_without_the_classes(log):
 
 
 def test_results_are_flattened_at_any_depth():
-    assert flatten_results_dict({"bbox": {"AP": 1, "deep": {"x": 2}}, "y": 3}) == {
-        "bbox/AP": 1,
-        "bbox/deep/x": 2,
-        "y": 3,
-    }
+    nested = {"bbox": {"AP": 1, "deep": {"x": 2}}, "y": 3}
+    assert flatten_results_dict(nested) == {"bbox/AP": 1, "bbox/deep/x": 2, "y": 3}

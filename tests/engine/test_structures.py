@@ -367,11 +367,10 @@ def test_bitmask_boxes_end_behind_the_last_pixel():
 
 
 def test_a_polygon_is_rasterised_to_its_pixels():
-    mask = polygons_to_bitmask([np.array([2.0, 1, 6, 1, 6, 4, 2, 4])], 6, 8)
+    rectangle = [np.array([2.0, 1, 6, 1, 6, 4, 2, 4])]
+    mask = polygons_to_bitmask(rectangle, 6, 8)
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:6] = True
     assert np.array_equal(mask, expected)
     assert not polygons_to_bitmask([], 6, 8).any()
-    assert np.array_equal(
-        BitMasks.from_polygon_masks([[np.array([2.0, 1, 6, 1, 6, 4, 2, 4])]], 6, 8).tensor[0], expected
-    )
+    assert np.array_equal(BitMasks.from_polygon_masks([rectangle], 6, 8).tensor[0], expected)

@@ -118,10 +118,8 @@ def test_a_list_of_transforms_is_flat_applies_in_order_and_inverts_backwards():
 
 
 def test_colour_transforms_leave_coordinates_alone():
-    for transform in (
-        T.ColorTransform(lambda pixels: 255 - pixels),
-        T.PILColorTransform(lambda p: p.point(lambda v: 255 - v)),
-    ):
+    inverted = T.PILColorTransform(lambda picture: picture.point(lambda value: 255 - value))
+    for transform in (T.ColorTransform(lambda pixels: 255 - pixels), inverted):
         assert np.array_equal(transform.apply_image(IMAGE), 255 - IMAGE)
         assert transform.apply_box(np.array([[1.0, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
         assert transform.apply_segmentation(IMAGE) is IMAGE
@@ -173,10 +171,8 @@ def test_a_cropped_polygon_covers_what_the_window_sees(seed):
 
 @pytest.mark.fallback("detectron2")
 def test_a_polygon_around_a_corner_leaves_no_spur_in_the_window():
-    around = np.array(
-        [[-5.0, 40], [-5, -5], [40, -5], [40, -2], [-2, -2], [-2, 20], [4, 20], [4, 30], [-2, 30], [-2, 40]]
-    )
-    (piece,) = T.CropTransform(0, 0, 50, 50).apply_polygons([around])
+    hook = [[-5.0, 40], [-5, -5], [40, -5], [40, -2], [-2, -2], [-2, 20], [4, 20], [4, 30], [-2, 30], [-2, 40]]
+    (piece,) = T.CropTransform(0, 0, 50, 50).apply_polygons([np.array(hook)])
     assert [*piece.min(axis=0), *piece.max(axis=0)] == [0, 20, 4, 30]
 
 
@@ -210,10 +206,8 @@ def test_short_edges_are_drawn_from_the_range_with_both_ends_or_from_the_choices
     np.random.seed(0)
     in_range = {min(apply_to_image(T.ResizeShortestEdge((20, 23)))[0].shape[:2]) for _ in range(80)}
     assert in_range == {20, 21, 22, 23}
-    chosen = {
-        min(apply_to_image(T.ResizeShortestEdge((20, 30, 50), sample_style="choice"))[0].shape[:2]) for _ in range(40)
-    }
-    assert chosen == {20, 30, 50}
+    choice = T.ResizeShortestEdge((20, 30, 50), sample_style="choice")
+    assert {min(apply_to_image(choice)[0].shape[:2]) for _ in range(40)} == {20, 30, 50}
 
 
 def test_a_short_edge_of_zero_changes_nothing_and_wrong_arguments_assert():
