@@ -1,7 +1,5 @@
 """How does the learning rate move over a run? By a factor that depends on the progress w in [0, 1] alone."""
 
-import math
-
 from fvcore.common.param_scheduler import ParamScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -87,7 +85,7 @@ class LRMultiplier(LRScheduler):
             return self._multiplier(step / self._max_iter)
         except (RuntimeError, IndexError) as error:
             if step == self._max_iter:
-                return self._multiplier(math.nextafter(1.0, 0.0))
+                return self._multiplier(1 - 2 * _ROUNDING)
             raise RuntimeError(
                 f"the learning-rate schedule is not defined at step {step} of max_iter {self._max_iter}: {error}. "
                 "Set max_iter and the scheduler's milestones or num_updates for the whole run."
