@@ -21,6 +21,8 @@ from dinov2_detrex.data.check import check_coco_dataset
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
 
+CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,9 +59,7 @@ def coco_dataset_dicts(
         metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
         json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
     if json_file is not None or image_root is not None:
-        require_files(names, json_file, image_root)
-        if check:
-            json_file = _checked(json_file, image_root, skip_bad_images, classes_from)
+        json_file = usable_json(names, json_file, image_root, check, skip_bad_images, classes_from)
         register(names, json_file, image_root)
     return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
 
@@ -69,12 +69,25 @@ def class_names_of(dataset_name: str) -> list[str]:
     return list(getattr(MetadataCatalog.get(dataset_name), "thing_classes", []))
 
 
-def _checked(json_file, image_root, skip_bad_images: bool, classes_from) -> str:
-    """The JSON to use: the given one, or a repaired copy of it. A file is checked once as long as it stays the same."""
+def usable_json(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    check: bool = False,
+    skip_bad_images: bool = False,
+    classes_from: str | os.PathLike | None = None,
+) -> str | os.PathLike:
+    """The JSON to load: the given one, or a repaired copy of it; see `coco_dataset_dicts` for arguments and errors.
+
+    A file is checked once as long as it stays the same, so a run can ask for all its data sets before the first step.
+    """
+    require_files(name, json_file, image_root)
+    if not check:
+        return json_file
     stat = os.stat(json_file)
     reference = None if classes_from is None else os.fspath(classes_from)
-    arguments = (os.fspath(json_file), os.fspath(image_root), skip_bad_images, reference)
-    return _check_once(*arguments, stat.st_mtime_ns, stat.st_size)
+    paths = (os.fspath(json_file), os.fspath(image_root))
+    return _check_once(*paths, bool(skip_bad_images), reference, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=16)

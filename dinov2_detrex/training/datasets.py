@@ -1,24 +1,26 @@
-"""Are the data sets of a config there? Asked before the model is built, and answered in one line."""
+"""Are the data sets of a config there, and sound? Asked before the model is built, and answered in one line."""
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from dinov2_detrex.data.registration import require_files
+from dinov2_detrex.data.registration import CHECK_OPTIONS, usable_json
 from dinov2_detrex.training.errors import UserError
 from dinov2_detrex.training.overrides import nearest_keys
 
 
 def check_datasets(cfg_dataloader, parts=("train", "test")) -> None:
-    """Look for the annotation files and image folders of the data sets that the loaders name.
+    """Look for the files of the data sets that the loaders name, and check the data where the config asks for it.
 
     Raises:
-        UserError: naming the data set, what is missing and where it is looked for.
+        DatasetError: naming the data set, and what is missing or wrong.
+        UserError: the name is not registered.
     """
     for part in parts:
         loader = cfg_dataloader.get(part)
         for name in dataset_names(loader):
             json_file, image_root = _files(name, loader.dataset)
             if json_file and image_root and "://" not in f"{json_file}{image_root}":
-                require_files(name, json_file, image_root)
+                options = {key: loader.dataset[key] for key in CHECK_OPTIONS if key in loader.dataset}
+                usable_json(name, json_file, image_root, **options)
 
 
 def dataset_names(cfg_loader) -> list[str]:
