@@ -74,9 +74,15 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
     if processes.total == 1:
         return main(*args)
     url = processes.url if processes.machines > 1 or processes.url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
-    messages = mp.get_context("spawn").SimpleQueue()
+    # CUDA does not survive a fork; without it a fork is there at once, with everything imported
+    method = "fork" if sys.platform == "linux" and not use_cuda else "spawn"
+    messages = mp.get_context(method).SimpleQueue()
     context = mp.start_processes(
-        _child, (main, args, processes, url, use_cuda, messages), processes.per_machine, join=False
+        _child,
+        (main, args, processes, url, use_cuda, messages),
+        processes.per_machine,
+        join=False,
+        start_method=method,
     )
     return _wait(context, messages)
 

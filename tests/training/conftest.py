@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from dinov2_detrex.data import generate_shapes
 from dinov2_detrex.training import cli
@@ -12,6 +13,15 @@ from dinov2_detrex.training import cli
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CONFIG = HERE / "tiny_config.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The models are too small for more, and threads that wait for each other slow down a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

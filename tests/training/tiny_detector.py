@@ -3,26 +3,38 @@
 import time
 
 import torch
+import torch.distributed as dist
 from detectron2.structures import Boxes, Instances
 from torch import nn
+
+
+def mean_over_processes(number):
+    number = torch.tensor(float(number))
+    if dist.is_initialized():
+        dist.all_reduce(number)
+        number /= dist.get_world_size()
+    return number
 
 
 class TinyDetector(nn.Module):
     """Predicts one box (relative cxcywh) and one class an image from pooled convolution features.
 
-    It has what makes resuming hard: dropout, batch statistics, numpy noise on the targets.
+    It has what makes resuming hard: dropout, batch statistics, noise on the targets. The losses are sums over boxes,
+    divided by the number of boxes that a process has on average, as DETR's are.
 
     Args:
+        norm: batch normalisation, which two processes cannot do as one does.
         fail_at: call number (from 0) at which the loss becomes `fail_value`; -1 = never.
         pause: seconds that a training step takes at least.
     """
 
-    def __init__(self, num_classes, width=8, dropout=0.1, noise=0.05, fail_at=-1, fail_value=float("nan"), pause=0.0):
+    def __init__(
+        self, num_classes, width=8, dropout=0.1, noise=0.05, norm=True, fail_at=-1, fail_value=float("nan"), pause=0.0
+    ):
         super().__init__()
         self.frozen = nn.Conv2d(3, width, 3, stride=2, padding=1).requires_grad_(False)
-        self.conv = nn.Sequential(
-            nn.Conv2d(width, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(dropout)
-        )
+        norms = [nn.BatchNorm2d(width)] if norm else []
+        self.conv = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), *norms, nn.ReLU(), nn.Dropout(dropout))
         self.box, self.cls = nn.Linear(width, 4), nn.Linear(width, num_classes)
         self.noise, self.fail_at, self.fail_value, self.pause, self.calls = noise, fail_at, fail_value, pause, 0
 
@@ -46,7 +58,7 @@ class TinyDetector(nn.Module):
             rows += [row] * len(xyxy)
         targets, rows = torch.cat(targets), torch.tensor(rows, dtype=torch.long)
         targets = targets + self.noise * torch.randn_like(targets)
-        count = max(len(rows), 1)
+        count = mean_over_processes(len(rows)).clamp(min=1)
         box = (boxes[rows] - targets).abs().sum() / count
         if self.calls == self.fail_at:
             box = box * self.fail_value
