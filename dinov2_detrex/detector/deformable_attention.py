@@ -206,7 +206,7 @@ def _split(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
     Beyond the border of zeros nothing changes, so points are held there, and NaN with them instead of in a random row.
     """
-    cells = (location * size - 0.5).fmax(size.new_tensor(-1.0)).fmin(size)
+    cells = (location * size - 0.5).fmax(size.new_full((), -1.0)).fmin(size)
     low = cells.detach().floor()
     return low, cells - low
 
