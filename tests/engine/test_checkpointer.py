@@ -178,6 +178,17 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert DetectionCheckpointer(Head()).load(str(tmp_path / "model.pth")) == {"iteration": 1}
 
 
+@pytest.mark.fallback("detectron2")
+def test_the_next_save_clears_what_a_killed_one_left_behind(tmp_path):
+    from detectron2.checkpoint.atomic import atomic_write
+
+    killed = atomic_write(tmp_path / "model_0000007.pth")
+    killed.__enter__().write(b"half of a checkpoint")
+    assert len(list(tmp_path.iterdir())) == 1 and not list(tmp_path.glob("*.pth"))
+    DetectionCheckpointer(Head(), str(tmp_path)).save("model_0000009")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000009.pth"]
+
+
 # --- files that could run code, damaged and foreign files -------------------------------------------------------
 
 
