@@ -6,8 +6,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import Boxes, Instances
 from detrex.layers import PositionEmbeddingSine
 from detrex.modeling.neck import ChannelMapper
+from golden_numbers import fill_from_names
+from pooling_backbone import PoolingBackbone
 from torch import nn
 
+import dinov2_detrex  # noqa: F401  makes detectron2 and detrex importable
 from dinov2_detrex.backbone import SimpleFeaturePyramid, TimmBackbone
 from dinov2_detrex.detector import (
     DINO,
@@ -18,6 +21,7 @@ from dinov2_detrex.detector import (
     HungarianMatcher,
 )
 
+SMALL = dict(embed_dim=32, num_heads=4, num_queries=12, neck={"norm_layer": None})  # with PoolingBackbone
 BASE_WEIGHTS = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
 
 
@@ -128,3 +132,19 @@ def record(image: torch.Tensor, boxes=None, classes=(), **extra) -> dict:
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.gt_classes = torch.tensor(list(classes), dtype=torch.int64)
     return {"image": image, "instances": instances, **extra}
+
+
+def small_dino(backbone=None, **kwargs):
+    """A detector whose backbone and neck look at single cells, with weights of a size that lets every part speak."""
+    model = tiny_dino(PoolingBackbone() if backbone is None else backbone, **{**SMALL, **kwargs})
+    fill_from_names(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+    return model
+
+
+def image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(3, height, width, generator=generator) * 255).byte()

@@ -7,28 +7,9 @@ import warnings
 import pytest
 import torch
 from detectron2.structures import Boxes
-from golden_numbers import fill_from_names
 from omegaconf import OmegaConf
 from pooling_backbone import PoolingBackbone
-from tiny_dino import BASE_WEIGHTS, record, tiny_dino
-
-SMALL = dict(embed_dim=32, num_heads=4, num_queries=12, neck={"norm_layer": None})
-
-
-def small_dino(backbone=None, **kwargs):
-    """A detector whose backbone and neck look at single cells, with weights of a size that lets every part speak."""
-    model = tiny_dino(PoolingBackbone() if backbone is None else backbone, **{**SMALL, **kwargs})
-    fill_from_names(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(2)
-    return model
-
-
-def image(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(3, height, width, generator=generator) * 255).byte()
+from tiny_dino import BASE_WEIGHTS, SMALL, image, record, small_dino, tiny_dino
 
 
 def training_batch() -> list[dict]:
