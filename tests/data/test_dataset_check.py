@@ -149,6 +149,21 @@ def test_a_few_boxes_beyond_the_border_are_not_taken_for_another_format(coco):
     assert report.harmless == {"boxes clipped to their image": 3}
 
 
+@pytest.mark.parametrize(
+    "fitting_both, fitting_xywh, leaving",
+    [(27, 0, 3), (14, 6, 6)],
+    ids=["too few leave their image", "some do not fit as XYXY"],
+)
+def test_another_format_is_not_suspected_without_good_evidence(coco, fitting_both, fitting_xywh, leaving):
+    coco.add_image(1)
+    for bbox, count in ([2, 2, 30, 20], fitting_both), ([40, 5, 10, 10], fitting_xywh), ([30, 20, 45, 30], leaving):
+        for _ in range(count):
+            coco.add_box(bbox)
+    report = checked(coco)
+    report.raise_if_harmful()
+    assert report.harmless == {"boxes clipped to their image": leaving}
+
+
 def test_unknown_category_ids_are_counted_and_named(sound_coco):
     sound_coco.add_box([1, 1, 5, 5], category_id=9, id=41)
     sound_coco.add_box([1, 1, 5, 5], category_id=9, id=42)
