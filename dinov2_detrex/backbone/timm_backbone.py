@@ -187,7 +187,7 @@ class TimmBackbone(Backbone):
     def _stage_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What timm's extractor returns, each stage once and fine to coarse, under the names asked for."""
         maps = self.timm_model(x)
-        if self.timm_model.output_fmt == Format.NHWC:
+        if getattr(self.timm_model, "output_fmt", None) == Format.NHWC:  # some of timm's extractors do not say
             maps = [nhwc_to(feature_map, Format.NCHW).contiguous() for feature_map in maps]
         of_index = dict(zip(sorted(set(self._index_of.values())), maps, strict=True))
         return {name: of_index[self._index_of[name]] for name in self._out_features}
