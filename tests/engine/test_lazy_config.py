@@ -451,7 +451,7 @@ def test_a_config_with_a_lambda_is_also_pickled(tmp_path):
 
 
 @pytest.mark.fallback("detectron2")
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [%s]", "!!python/object:nothing.At {all: 1}"])
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir ['%s']", "!!python/object:os.mkdir {path: '%s'}"])
 def test_a_yaml_file_constructs_nothing_but_what_save_writes(tmp_path, tag):
     import yaml
 
