@@ -37,5 +37,10 @@ def draw_results(cfg, path: str | None = None, max_images: int = 12, score_thres
     drawn = records[::step][:max_images]
     results = json.loads((folder / RESULTS_FILE).read_text())
     return contact_sheet(
-        drawn, results, names, path or folder / "predictions.png", max_images=max_images, score_threshold=score_threshold
+        drawn,
+        results,
+        names,
+        path or folder / "predictions.png",
+        max_images=max_images,
+        score_threshold=score_threshold,
     )
