@@ -24,15 +24,17 @@ class Evaluator:
     """Evaluates a model on a config's `dataloader.test` with its `dataloader.evaluator`.
 
     Args:
-        cfg_dataloader: the config section; what it describes is built once, at the first evaluation.
+        cfg_dataloader: the config section; without `evaluator` there is nothing to evaluate.
         validation_loss: also compute the training losses on the same images.
     """
 
     def __init__(self, cfg_dataloader, validation_loss: bool = False):
         self.cfg, self.with_losses = cfg_dataloader, validation_loss
-        self._loader = None
         self._loss_loader = None
         self._evaluators = {}
+        if self.cfg.get("evaluator") is not None:
+            self._loader = instantiate(self.cfg.test)  # before the evaluator, which needs the data set registered
+            self._evaluators[""] = instantiate(self.cfg.evaluator)
 
     def __call__(self, model: nn.Module, ema=None) -> dict:
         """Results by task, e.g. {"bbox": {"AP": 41.2, ...}}; those of the averaged weights under "ema".
@@ -51,7 +53,6 @@ class Evaluator:
         return results if comm.is_main_process() else {}
 
     def _evaluate(self, model: nn.Module, prefix: str = "") -> dict:
-        self._loader = self._loader or instantiate(self.cfg.test)
         if prefix not in self._evaluators:
             self._evaluators[prefix] = instantiate(self._evaluator_config(prefix))
         results = inference_on_dataset(model, self._loader, self._evaluators[prefix])

@@ -1,5 +1,7 @@
 """Which errors of a run have a cause that its user can remove, and what to tell them."""
 
+import contextlib
+
 import torch
 
 from dinov2_detrex.data.errors import DatasetError
@@ -32,3 +34,21 @@ def explain(error: BaseException) -> UserError | None:
             "try dataloader.train.num_workers=... with fewer, or 0"
         )
     return None
+
+
+@contextlib.contextmanager
+def building(part: str):
+    """Turns what goes wrong while `part` of a config is built into one line, since a wrong value is mostly the cause.
+
+    Raises:
+        UserError: naming the part and the error.
+    """
+    try:
+        yield
+    except (UserError, DatasetError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        raise UserError(
+            f"{part} cannot be built from the config: {type(error).__name__}: {text} (--debug shows where)"
+        ) from error

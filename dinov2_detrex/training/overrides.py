@@ -121,14 +121,14 @@ def known_keys(node, prefix: str = "") -> list[str]:
 
 
 def nearest_keys(key: str, known: list[str], count: int = 3) -> list[str]:
-    """The known keys that look most like `key`, judged by the last part of the name first, then by the whole."""
+    """The known keys that look most like `key`, by the last part of the name first, then by the whole; best first."""
 
     def likeness(candidate: str) -> float:
         last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return last + 0.5 * difflib.SequenceMatcher(None, key, candidate).ratio()
 
-    ranked = sorted(((likeness(name), name) for name in known), key=lambda pair: (-pair[0], pair[1]))
-    return [name for score, name in ranked[:count] if score > 0.9]
+    ranked = sorted(((likeness(name), name) for name in known), key=lambda pair: (-pair[0], pair[1]))[:count]
+    return [name for score, name in ranked if score > max(0.9, ranked[0][0] - 0.2)]
 
 
 def _first_line(error: BaseException) -> str:

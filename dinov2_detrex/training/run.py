@@ -79,7 +79,7 @@ def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None
         logger.info("config written to %s", setup.write_config(cfg, cfg.train.output_dir))
     start_iter = saved["iteration"] + 1 if saved else 0
     seed_generators(seed)  # the same initial weights in every process
-    model = instantiate(cfg.model).to(device)
+    model = _build_model(cfg, device)
     if saved:
         _load_exactly(model, saved["model"])
     else:
@@ -99,7 +99,7 @@ def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None
 
 def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> None:
     """Evaluate once and log the results."""
-    model = instantiate(cfg.model).to(device)
+    model = _build_model(cfg, device)
     if saved:
         _load_exactly(model, saved["model"])
     else:
@@ -112,9 +112,16 @@ def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> 
         ema.load_state_dict(_ema_state(saved, cfg.train.init_checkpoint))
         ema.apply()
         logger.info("evaluating the averaged weights")
-    results = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)(model.eval())
+    with failures.building("dataloader.test"):
+        evaluator = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)
+    results = evaluator(model.eval())
     if comm.is_main_process():
         print(results)
+
+
+def _build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
+    with failures.building("model"):
+        return instantiate(cfg.model).to(device)
 
 
 def load_initial(model: nn.Module, path: str) -> dict:
@@ -158,9 +165,10 @@ def _agree_on_seed(asked: int | None, saved: dict | None) -> int:
 
 def _build_optimizer(cfg: DictConfig, model: nn.Module):
     """The optimizer with its rates scaled to the batch, and the function that clips gradients (or None)."""
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    cfg.optimizer.params.pop("model")
+    with failures.building("optimizer"):
+        cfg.optimizer.params.model = model
+        optimizer = instantiate(cfg.optimizer)
+        cfg.optimizer.params.pop("model")
     scale = cfg.train.scale_lr
     factor = scale_learning_rates(
         optimizer, cfg.dataloader.train.get("total_batch_size", 0), scale.reference_batch_size, scale.rule
@@ -178,14 +186,15 @@ def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Tra
     options = cfg.train
     precision = Precision(device, choose_dtype(options.amp.enabled, options.amp.dtype, device))
     logger.info("device %s, precision %s", device, precision)
-    loader = build_train_loader(
-        cfg.dataloader.train,
-        seed=seed,
-        start_iter=start_iter,
-        rank=comm.get_rank(),
-        num_processes=comm.get_world_size(),
-        parts=options.accumulate.steps,
-    )
+    with failures.building("dataloader.train"):
+        loader = build_train_loader(
+            cfg.dataloader.train,
+            seed=seed,
+            start_iter=start_iter,
+            rank=comm.get_rank(),
+            num_processes=comm.get_world_size(),
+            parts=options.accumulate.steps,
+        )
     return Trainer(
         model,
         loader,
@@ -202,7 +211,10 @@ def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Tra
 def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int) -> list:
     """In the order in which they act after each iteration."""
     options, main = cfg.train, comm.is_main_process()
-    evaluator = Evaluator(cfg.dataloader, options.validation_loss.enabled)
+    with failures.building("dataloader.test"):  # now, not after hours of training
+        evaluator = Evaluator(cfg.dataloader, options.validation_loss.enabled)
+    with failures.building("lr_multiplier"):
+        multiplier = instantiate(cfg.lr_multiplier)
     best = options.best_checkpoint
     metric = best.metric or ("ema/bbox/AP" if ema else "bbox/AP")
     tracker = BestTracker(metric, best.mode, options.early_stopping.patience, options.early_stopping.min_delta)
@@ -224,7 +236,7 @@ def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int
     return [
         hooks.IterationTimer(),
         EMAUpdate(ema) if ema else None,
-        LearningRate(trainer.optimizer, instantiate(cfg.lr_multiplier)),
+        LearningRate(trainer.optimizer, multiplier),
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, content),
         PeriodicEvaluation(
             options.eval_period,

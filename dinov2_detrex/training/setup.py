@@ -34,8 +34,8 @@ def find_config(name: str) -> Path:
     for path in (Path(name), recipes_dir() / name):
         if path.is_file():
             return path
-    near = nearest_keys(Path(name).stem, [path.stem for path in _recipes()])
-    files = [str(path.relative_to(recipes_dir())) for path in _recipes() if path.stem in near]
+    recipes = {path.stem: str(path.relative_to(recipes_dir())) for path in _recipes()}
+    files = [recipes[stem] for stem in nearest_keys(Path(name).stem, list(recipes))]
     hint = f"did you mean {' or '.join(files)}?" if files else f"the recipes are in {recipes_dir()}"
     raise UsageError(f"config file {name!r} does not exist; {hint}")
 

@@ -1,0 +1,197 @@
+"""The command line: every mistake a user can make is one line on stderr that names it, and a status that is not 0."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig
+
+from dinov2_detrex.config import recipes_dir
+from dinov2_detrex.training import checkpoint, cli, setup
+
+CONFIG = Path(__file__).with_name("tiny_config.py")
+SHORT = ("train.max_iter=2", "train.eval_period=0")
+COCO = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (["train.max_itr=5"], 2, ["'train.max_itr'", "train.max_iter", "+train.max_itr=5"]),
+        (["train.max_iter"], 2, ["'train.max_iter'", "key=value"]),
+        (["--resum"], 2, ["--resum", "--help"]),
+        (["train.init_checkpoint=missing.pth"], 1, ["missing.pth"]),
+        (["dataloader.train.dataset.json_file=/missing/train.json"], 1, ["tiny_train", "/missing/train.json"]),
+        (["dataloader.test.dataset.image_root=/missing"], 1, ["tiny_val", "/missing"]),
+        (["dataloader.train.dataset={names:nosuchset,json_file:null,image_root:null}"], 1, ["'nosuchset'"]),
+        (
+            ["dataloader.train.total_batch_size=3", "train.accumulate.steps=2"],
+            2,
+            ["total_batch_size=3", "multiple of 2"],
+        ),
+        (["model.width=none"], 1, ["model", "--debug"]),
+        (["train.amp.enabled=true", "train.amp.dtype=int8"], 2, ["train.amp.dtype=int8", "bfloat16"]),
+        (["train.scale_lr={reference_batch_size:1,rule:cubic}"], 2, ["cubic", "linear"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(train, capfd, arguments, status, words):
+    found, _ = train("run", *arguments)
+    stderr = capfd.readouterr().err.strip()
+    assert found == status
+    assert stderr.count("\n") == 0 and stderr.startswith("error: "), stderr
+    assert all(word in stderr for word in words), stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], ["--config-file"]),
+        (["--config-file", "dino_dinov2_b_12e.py"], ["'dino_dinov2_b_12e.py'", COCO]),
+        (["--config-file", "configs/common/optim.py"], ["optim.py", "no training config"]),
+        (["--config-file", COCO, "--num-gpus", "99"], ["--num-gpus 99"]),
+        (["--config-file", COCO, "--machine-rank", "3", "--num-machines", "2"], ["--machine-rank 3"]),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(capfd, arguments, words):
+    assert cli.main(arguments) == 2
+    stderr = capfd.readouterr().err.strip()
+    assert stderr.count("\n") == 0 and all(word in stderr for word in words), stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_cuda_where_there_is_none_is_refused_with_the_way_out(train, capfd):
+    assert train("run", "train.device=cuda")[0] == 2
+    assert "train.device=cpu" in capfd.readouterr().err
+
+
+def test_a_missing_coco_is_answered_with_the_expected_folders(monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["--config-file", COCO, "train.device=cpu", f"train.output_dir={tmp_path}"]) == 1
+    stderr = capfd.readouterr().err
+    assert "instances_train2017.json" in stderr and "train2017" in stderr and "DETECTRON2_DATASETS" in stderr
+
+
+def test_debug_shows_where_an_error_came_from(train, capfd):
+    assert train("run", "--debug", "model.width=none")[0] == 1
+    stderr = capfd.readouterr().err
+    assert "Traceback" in stderr and stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_flags_may_follow_overrides(train):
+    status, folder = train("run", *SHORT)
+    status, folder = train("run", "train.max_iter=3", "--resume", "train.eval_period=0")
+    assert status == 0 and checkpoint.read(folder / "model_final.pth")["iteration"] == 2
+
+
+def test_a_config_is_found_among_the_recipes_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert setup.find_config(COCO) == recipes_dir() / COCO
+
+
+def test_a_train_section_written_for_detrex_gets_this_projects_keys_and_keeps_its_own(tiny_env):
+    cfg = cli.load(str(CONFIG), [])
+    assert cfg.train.accumulate.steps == 1 and cfg.train.max_iter == 12 and cfg.train.model_ema.decay == 0.8
+
+
+def test_the_saved_config_is_the_effective_one_and_runs_again(train, tmp_path):
+    _, folder = train("run", *SHORT, "model.width=6", "train.seed=-1", "train.device=null")
+    saved = LazyConfig.load(str(folder / "config.yaml"))
+    assert saved.model.width == 6 and saved.train.seed >= 0 and saved.train.device in ("cpu", "cuda")
+    assert saved.dataloader.evaluator.dataset_name == "tiny_val"  # a reference in the config file, resolved
+    again = tmp_path / "again"
+    assert cli.main(["--config-file", str(folder / "config.yaml"), f"train.output_dir={again}"]) == 0
+    first, second = (checkpoint.read(f / "model_final.pth")["model"] for f in (folder, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_fast_dev_run_passes_through_everything_in_twenty_iterations(train):
+    _, folder = train("run", "train.fast_dev_run.enabled=true", "train.max_iter=100000")
+    saved = LazyConfig.load(str(folder / "config.yaml")).train
+    assert (saved.max_iter, saved.eval_period, saved.log_period) == (20, 10, 1)
+    records = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert [r["iteration"] for r in records if "bbox/AP" in r] == [9, 20] and len(records) == 21
+
+
+def test_eval_only_prints_the_results_of_the_given_weights(train, capfd):
+    _, folder = train("run", *SHORT)
+    expected = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    capfd.readouterr()
+    status, _ = train("eval", "--eval-only", f"train.init_checkpoint={folder}/model_final.pth")
+    printed = capfd.readouterr().out.strip().splitlines()[-1]
+    assert status == 0 and f"'AP50': {expected['bbox/AP50']}" in printed
+
+
+def test_eval_only_takes_the_averaged_weights_when_asked(train, capfd):
+    _, folder = train("run", *SHORT)
+    weights = f"train.init_checkpoint={folder}/model_final.pth"
+    status, _ = train("eval", "--eval-only", weights, "train.model_ema.use_ema_weights_for_eval_only=true")
+    assert status == 0 and "averaged weights" in capfd.readouterr().out
+    bare = {"model": checkpoint.read(folder / "model_final.pth")["model"]}
+    checkpoint.write(folder / "bare.pth", bare)
+    bad = (f"train.init_checkpoint={folder}/bare.pth", "train.model_ema.use_ema_weights_for_eval_only=true")
+    assert train("eval", "--eval-only", *bad)[0] == 1
+    assert "ema_state" in capfd.readouterr().err
+
+
+def test_eval_only_without_weights_warns(train, capfd):
+    assert train("eval", "--eval-only")[0] == 0
+    assert "as the model was built" in capfd.readouterr().out
+
+
+def test_eval_only_without_an_evaluator_says_so_and_gives_nothing(train, capfd):
+    assert train("eval", "--eval-only", "dataloader.evaluator=null")[0] == 0
+    out = capfd.readouterr().out
+    assert "no dataloader.evaluator" in out and out.strip().splitlines()[-1] == "{}"
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_as_initial_weights(train, tmp_path, capfd):
+    torch.save({"model": {}, "args": setup.logger}, tmp_path / "bad.pth")
+    assert train("run", f"train.init_checkpoint={tmp_path}/bad.pth")[0] == 1
+    stderr = capfd.readouterr().err
+    assert stderr.count("\n") == 1 and checkpoint.UNSAFE_ENV in stderr
+
+
+def test_training_from_given_weights_starts_from_them_at_iteration_0(train):
+    _, first = train("first", *SHORT)
+    _, second = train("second", "train.max_iter=1", "optimizer.lr=0", f"train.init_checkpoint={first}/model_final.pth")
+    start, end = (checkpoint.read(f / "model_final.pth") for f in (first, second))
+    assert torch.equal(start["model"]["box.weight"], end["model"]["box.weight"]) and end["iteration"] == 0
+
+
+def test_resuming_with_another_model_is_refused_with_a_name(train, capfd):
+    train("run", *SHORT)
+    assert train("run", "--resume", "train.max_iter=3", "model.width=5")[0] == 1
+    assert "another model" in capfd.readouterr().err
+
+
+def test_the_checkpoint_holds_the_class_names(train):
+    _, folder = train("run", *SHORT)
+    assert checkpoint.read(folder / "model_final.pth")["metadata"]["thing_classes"] == ["circle", "triangle", "square"]
+
+
+def _read_all(descriptor):
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while chunk := os.read(descriptor, 4096):
+            shown += chunk
+    return shown.decode()
+
+
+def test_on_a_terminal_there_is_a_bar_and_elsewhere_lines(command):
+    line, keywords, _ = command("run", "train.max_iter=4", "train.eval_period=0", "dataloader.evaluator=null")
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+    process = subprocess.Popen(line, stdout=terminal, stderr=terminal, **keywords)
+    os.close(terminal)
+    text = _read_all(master)
+    assert process.wait(timeout=60) == 0
+    assert "4/4 [" in text and "total_loss=" in text
+    assert "total_loss:" not in text  # the lines are in log.txt only
