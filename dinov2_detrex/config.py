@@ -96,12 +96,12 @@ def warmup_share(warmup_iters: int, max_iter: int) -> float:
 
 def classes_in(json_file: str, otherwise: int) -> int:
     """`${classes_in:json,n}`: categories that an instances JSON defines; n as long as there is no such file."""
-    return count_classes(json_file) if os.path.isfile(json_file) else otherwise
+    return count_classes(json_file) if Path(json_file).expanduser().is_file() else otherwise
 
 
 def images_in(json_file: str, otherwise: int) -> int:
     """`${images_in:json,n}`: images that an instances JSON lists; n as long as there is no such file."""
-    return count_images(json_file) if os.path.isfile(json_file) else otherwise
+    return count_images(json_file) if Path(json_file).expanduser().is_file() else otherwise
 
 
 RESOLVERS = {

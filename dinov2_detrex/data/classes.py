@@ -43,11 +43,11 @@ def count_images(json_file: str | os.PathLike) -> int:
 
 def _outline(json_file: str | os.PathLike) -> tuple[tuple[tuple[int, str], ...], int]:
     """((id, name), ...) by ascending id, and the number of images; parsed once as long as the file stays the same."""
-    if not json_file or not Path(json_file).is_file():
+    if not json_file or not Path(json_file).expanduser().is_file():
         missing = f"{json_file} is not there" if json_file else "none is given (data.train.json=...)"
         raise DatasetNotFoundError(f"the classes come from the instances JSON of the training data, but {missing}")
-    stat = os.stat(json_file)
-    return _parse_outline(os.fspath(json_file), stat.st_mtime_ns, stat.st_size)
+    path = Path(json_file).expanduser()
+    return _parse_outline(str(path), path.stat().st_mtime_ns, path.stat().st_size)
 
 
 @functools.lru_cache(maxsize=16)

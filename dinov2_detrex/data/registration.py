@@ -59,6 +59,7 @@ def coco_dataset_dicts(
         metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
         json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
     if json_file is not None or image_root is not None:
+        json_file, image_root = _expanded(json_file), _expanded(image_root)
         json_file = usable_json(names, json_file, image_root, check, skip_bad_images, classes_from)
         register(names, json_file, image_root)
     return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
@@ -81,13 +82,18 @@ def usable_json(
 
     A file is checked once as long as it stays the same, so a run can ask for all its data sets before the first step.
     """
+    json_file, image_root = _expanded(json_file), _expanded(image_root)
     require_files(name, json_file, image_root)
     if not check:
         return json_file
     stat = os.stat(json_file)
-    reference = None if classes_from is None else os.fspath(classes_from)
-    paths = (os.fspath(json_file), os.fspath(image_root))
-    return _check_once(*paths, bool(skip_bad_images), reference, stat.st_mtime_ns, stat.st_size)
+    options = (bool(skip_bad_images), _expanded(classes_from))
+    return _check_once(json_file, image_root, *options, stat.st_mtime_ns, stat.st_size)
+
+
+def _expanded(path: str | os.PathLike | None) -> str | None:
+    """With `~` as the home folder, which a shell leaves as it is in `data.train.json=~/my.json`."""
+    return None if path is None else os.path.expanduser(os.fspath(path))
 
 
 @functools.lru_cache(maxsize=16)

@@ -102,6 +102,13 @@ def test_an_unknown_name_without_paths_is_an_error():
         coco_dataset_dicts("nowhere")
 
 
+def test_a_tilde_is_the_home_folder(sound_coco, monkeypatch):
+    """A shell leaves it as it is in `data.train.json=~/my.json`."""
+    monkeypatch.setenv("HOME", str(sound_coco.root))
+    records = coco_dataset_dicts(NAME, "~/train.json", "~/images", check=True, classes_from="~/train.json")
+    assert records == load(sound_coco) and count_classes("~/train.json") == 2
+
+
 @pytest.mark.parametrize("image_root", [None, ""])
 def test_half_a_data_set_is_an_error(sound_coco, image_root):
     with pytest.raises(DatasetError, match="both are needed"):
