@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import pickle
+import random
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -26,7 +27,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from engine.small_coco import coco_content, write_coco
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 # Reading images
 
@@ -488,6 +489,26 @@ def test_workers_draw_different_numbers_that_the_seed_repeats():
     first = drawn()
     assert len(set(first)) == 12
     assert drawn() == first
+
+
+def first_numbers(record):
+    """What the generators of this worker give first, and what they must give by its seed."""
+    info = get_worker_info()
+    seed = info.seed % 2**31 + info.id
+    expected = (np.random.RandomState(seed).rand(), random.Random(seed).random())
+    torch_expected = torch.rand((), generator=torch.Generator().manual_seed(seed)).item()
+    return {
+        **record,
+        "first": (np.random.rand(), random.random(), torch.rand(()).item()),
+        "due": (*expected, torch_expected),
+    }
+
+
+def test_a_worker_seeds_all_generators_from_torchs_seed_and_its_number():
+    loader = train_loader(mapper=first_numbers, num_workers=2, aspect_ratio_grouping=False, total_batch_size=1)
+    batches = list(itertools.islice(iter(loader), 2))  # the first of each worker
+    assert all(record["first"] == record["due"] for batch in batches for record in batch)
+    assert batches[0][0]["first"] != batches[1][0]["first"]
 
 
 def test_records_stay_what_they_are_whatever_is_done_to_a_batch():

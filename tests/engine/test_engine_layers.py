@@ -170,6 +170,10 @@ def test_suppression_takes_half_precision_and_nothing():
     "module, name",
     [
         ("detectron2.layers", "NaiveSyncBatchNorm"),
+        ("detectron2.layers.wrappers", "interpolate"),
+        ("detectron2.layers.batch_norm", "NaiveSyncBatchNorm"),
+        ("detectron2.structures.boxes", "pairwise_ioa"),
+        ("detectron2.evaluation.testing", "verify_results"),
         ("detectron2.structures", "RotatedBoxes"),
         ("detectron2.modeling", "build_model"),
         ("detectron2.modeling.backbone", "build_backbone"),

@@ -122,6 +122,11 @@ def test_iou_equals_the_share_of_common_pixels():
     assert pairwise_iou(Boxes([]), Boxes(corners)).shape == (0, 8)
 
 
+def test_the_iou_of_two_points_is_zero_not_nan():
+    point = Boxes([[1.0, 1.0, 1.0, 1.0]])
+    assert pairwise_iou(point, point).tolist() == [[0.0]]
+
+
 # BoxMode
 
 

@@ -270,6 +270,13 @@ def test_a_fixed_size_crop_pads_with_grey_at_the_right_and_the_bottom_and_may_le
     assert apply_to_image(T.FixedSizeCrop((30, 20), pad=False))[0].shape == (24, 20, 3)
 
 
+def test_a_fixed_size_crop_moves_along_the_diagonal():
+    np.random.seed(0)
+    crops = [apply_to_image(T.FixedSizeCrop((14, 17)))[1].transforms[0] for _ in range(200)]
+    assert {crop.y0 for crop in crops} == set(range(11))  # 24 - 14
+    assert all(abs(crop.y0 / 10 - crop.x0 / 20) <= 0.5 / 10 + 0.5 / 20 for crop in crops)  # 37 - 17; both rounded
+
+
 def test_resize_takes_a_side_or_two():
     assert apply_to_image(T.Resize(20))[0].shape == (20, 20, 3)
     assert apply_to_image(T.Resize((20, 30)))[0].shape == (20, 30, 3)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+from detectron2.left_out import refuse
 from torch.utils import data as torchdata
 
 logger = logging.getLogger(__name__)
@@ -134,3 +135,6 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
                 batch = group[:]
                 group.clear()
                 yield batch
+
+
+__getattr__ = refuse(__name__, "ToIterableDataset")

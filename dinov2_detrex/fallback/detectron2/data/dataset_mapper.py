@@ -66,7 +66,7 @@ class DatasetMapper:
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         channels_first = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(channels_first))
+        dataset_dict["image"] = torch.from_numpy(np.array(channels_first))
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
             dataset_dict["instances"] = self._instances(annotations, transforms, image.shape[:2])

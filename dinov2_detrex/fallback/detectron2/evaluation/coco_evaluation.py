@@ -209,10 +209,9 @@ def instances_to_coco_json(instances: Instances, image_id: int | str) -> list[di
 
 
 def _run_coco_eval(truth: COCO, results: list[dict], max_dets: int, img_ids: Sequence | None) -> COCOeval:
-    """COCO's evaluation, in which the last limit of boxes per image is `max_dets`."""
+    """COCO's evaluation, in which the last limit of boxes per image is `max_dets`; adds keys to `results`."""
     with contextlib.redirect_stdout(io.StringIO()):
-        detections = truth.loadRes([dict(row) for row in results])  # copies, because loadRes adds to them
-        evaluation = COCOeval(truth, detections, "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
         evaluation.params.maxDets = sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets})
         if img_ids is not None:
             evaluation.params.imgIds = list(img_ids)

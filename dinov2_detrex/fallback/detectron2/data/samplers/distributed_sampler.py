@@ -105,6 +105,7 @@ class RepeatFactorTrainingSampler(_EndlessSampler):
 
     def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None):
         super().__init__(shuffle, seed)
+        repeat_factors = torch.as_tensor(repeat_factors)
         self._whole = repeat_factors.floor()
         self._fraction = repeat_factors - self._whole
 
