@@ -93,6 +93,7 @@ def test_exif_rotated_files_are_read_upright(tmp_path, orientation, name):
     assert read_stored_hw(path) == (stored.height, stored.width)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
 def test_a_damaged_exif_block_is_ignored(tmp_path, block):
     path = save(tmp_path, Image.fromarray(RGB), "x.jpg", exif=block, quality=100, subsampling=0)
