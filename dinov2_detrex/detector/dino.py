@@ -10,6 +10,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from detectron2.structures import ImageList
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from dinov2_detrex.detector.criterion import weighted
@@ -17,6 +18,7 @@ from dinov2_detrex.detector.decoder import refine
 from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
 from dinov2_detrex.detector.layers import MLP
 from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
+from dinov2_detrex.detector.pictures import training_picture
 from dinov2_detrex.detector.postprocess import best_detections, to_instances
 from dinov2_detrex.detector.targets import pad_targets, targets_of
 
@@ -147,6 +149,7 @@ class DINO(nn.Module):
         targets = targets_of(batched_inputs, self.num_classes, self.device)
         denoising = self.denoising_queries(targets)
         outputs = self.predict(images.tensor, images.image_sizes, denoising)
+        self.show(outputs, images.image_sizes, batched_inputs, denoising)
         return self.losses(outputs, targets, denoising)
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
@@ -256,6 +259,18 @@ class DINO(nn.Module):
             outputs, denoised = split_queries(outputs, denoising.contents.shape[1])
             dn_metas = {**denoising.meta, "output_known_lbs_bboxes": denoised}
         return weighted(self.criterion(outputs, targets, dn_metas), self.criterion.weight_dict)
+
+    @torch.no_grad()
+    def show(self, outputs: dict, image_sizes, batched_inputs: list[dict], denoising: DenoisingQueries | None) -> None:
+        """Every `vis_period` iterations put a picture of the first image into the event storage."""
+        if not self.vis_period or get_event_storage().iter % self.vis_period:
+            return
+        first = 0 if denoising is None else denoising.contents.shape[1]
+        ordinary = {key: outputs[key][:1, first:] for key in ("pred_logits", "pred_boxes")}
+        at_input_size = [{}]
+        found = self.postprocess(ordinary, image_sizes[:1], at_input_size)[0]["instances"]
+        picture = training_picture(batched_inputs[0], found, self.input_format)
+        get_event_storage().put_image("ground truth and predictions", picture)
 
     def postprocess(self, outputs: dict, image_sizes, batched_inputs: list[dict]) -> list[dict]:
         """Detections of every image, in pixels of the size that its record asks for."""

@@ -101,7 +101,6 @@ class DINOTransformer(nn.Module):
         """Memory (B, K, D) and box logits (B, K, 4) of the selected cells, and which of them are padding (B, K).
 
         All cells are scored, and what is selected is computed again: so the backward sees the selected cells alone.
-        (`detach`, not `no_grad`: autocast would keep the weights that it casts there, and they would get no gradient.)
         """
         proposals, without = cell_proposals(centres, shapes_hw, padding_mask)
         memory = memory.masked_fill(without[..., None], 0.0)

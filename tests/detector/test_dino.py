@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from pooling_backbone import PoolingBackbone
 from tiny_dino import BASE_WEIGHTS, SMALL, image, record, small_dino, tiny_dino
@@ -166,6 +167,24 @@ def test_looking_forward_twice_lets_a_loss_reach_the_box_head_before(look_forwar
     model(training_batch())["loss_bbox"].backward()
     reached = bool(model.bbox_embed[0].layers[-1].weight.grad.any())
     assert reached is look_forward_twice
+
+
+@pytest.mark.parametrize("input_format, red", [("RGB", 0), ("BGR", 2)])
+def test_training_shows_a_picture_every_so_many_iterations(input_format, red):
+    model = small_dino(vis_period=5, input_format=input_format).train()
+    batch = training_batch()
+    batch[0]["image"] = torch.zeros(3, 64, 100, dtype=torch.uint8)
+    batch[0]["image"][red] = 200
+    pictures = []
+    with EventStorage(5) as storage:
+        storage.put_image = lambda name, picture: pictures.append(picture)
+        for storage.iter in (5, 6, 9):
+            model(batch)
+    [picture] = pictures
+    assert picture.dtype == torch.uint8 and tuple(picture.shape) == (3, 64, 200)
+    assert picture[:, 0, 0].tolist() == [200, 0, 0]  # RGB whatever the input is
+    assert picture[:, 50, 20].tolist() == [255, 0, 0]  # the lower edge of the first box
+    assert picture[:, 50, 120].tolist() == [200, 0, 0]  # no prediction is that sure
 
 
 # ---- precisions and sizes ----
