@@ -11,6 +11,8 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dinov2_detrex.training.parallel import like, own_part, whole
+
 
 class ModelEMA:
     """The average of one model's weights.
@@ -36,12 +38,14 @@ class ModelEMA:
         for name in self._moving.keys() - set(floating):
             self._moving[name].copy_(current[name])
         if floating:
-            averaged = [self._moving[name] for name in floating]
-            self._average(averaged, [current[name].detach().to(ema.device) for name, ema in zip(floating, averaged)], 0)
+            averaged = [own_part(self._moving[name]) for name in floating]
+            values = [own_part(current[name].detach()).to(ema.device) for name, ema in zip(floating, averaged)]
+            self._average(averaged, values, 0)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """name -> tensor for every parameter and saved buffer; a tensor under two names appears under the first."""
-        return {name: self._moving.get(name, value.detach()) for name, value in _all_tensors(self.model).items()}
+        tensors = _all_tensors(self.model)
+        return {name: whole(self._moving.get(name, value.detach())) for name, value in tensors.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -54,7 +58,7 @@ class ModelEMA:
         if missing:
             raise AssertionError(f"the saved ema_state lacks {len(missing)} weights of this model, e.g. {missing[0]!r}")
         for name, value in self._moving.items():
-            value.copy_(state[name])
+            value.copy_(like(state[name], value))
 
     @contextlib.contextmanager
     def applied(self):

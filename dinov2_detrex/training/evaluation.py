@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from omegaconf import open_dict
 from torch import nn
 
+from dinov2_detrex.training.parallel import gathered
 from dinov2_detrex.training.seeding import EVALUATION, derive_seed, seeded
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Evaluator:
     def _evaluate(self, model: nn.Module, prefix: str = "") -> dict:
         if prefix not in self._evaluators:
             self._evaluators[prefix] = instantiate(self._evaluator_config(prefix))
-        results = inference_on_dataset(model, self._loader, self._evaluators[prefix])
+        with gathered(model):  # the processes may have different numbers of images
+            results = inference_on_dataset(model, self._loader, self._evaluators[prefix])
         if comm.is_main_process() and results:
             logger.info("results%s:", f" of the {prefix} weights" if prefix else "")
             print_csv_format(results)
@@ -73,15 +75,15 @@ class Evaluator:
         """Mean training losses over the test images, "total" included; the model draws the same noise every time."""
         self._loss_loader = self._loss_loader or instantiate(_labelled(self.cfg.test))
         sums, count = {}, 0
-        with _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
+        with gathered(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
             for batch in self._loss_loader:
                 losses = {name.removeprefix("loss_"): float(value) for name, value in model(batch).items()}
                 for name, value in (losses | {"total": sum(losses.values())}).items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch)
                 count += len(batch)
-        gathered = comm.gather((sums, count))
-        total = sum(count for _, count in gathered)
-        return {name: sum(sums.get(name, 0.0) for sums, _ in gathered) / total for name in sums} if total else {}
+        of_all = comm.gather((sums, count))
+        total = sum(count for _, count in of_all)
+        return {name: sum(sums.get(name, 0.0) for sums, _ in of_all) / total for name in sums} if total else {}
 
 
 def _labelled(cfg_test):

@@ -1,23 +1,133 @@
-"""How a model is spread over the processes of a run: not at all, DDP, or FSDP2."""
+"""How a model is spread over the processes of a run: not at all, DDP, or FSDP2 for models that do not fit.
+
+FSDP2 (torch's `fully_shard`) keeps a shard of every parameter, gradient and optimizer state on each process and gathers
+the parameters of one block at a time. Checkpoints hold whole tensors in every case, so a run may be resumed either way.
+"""
+
+import contextlib
+from collections.abc import Callable
 
 import torch
 from detectron2.utils import comm
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from dinov2_detrex.training.errors import UsageError
+
+
+def is_sharded(train) -> bool:
+    """True if the run is to use FSDP2: asked for in `train.fsdp`, and more than one process."""
+    return bool(train.fsdp.enabled) and comm.get_world_size() > 1
 
 
 def wrap(model: nn.Module, train, device: torch.device) -> nn.Module:
-    """The model as the training step calls it; alone, the model itself.
+    """The model as the training step calls it; alone, the model itself. Optimizers are built afterwards.
 
     Args:
         train: the config section; `ddp` holds keywords of DistributedDataParallel and `fp16_compression`.
     """
     if comm.get_world_size() == 1:
         return model
+    if is_sharded(train):
+        return shard(model, train.fsdp.modules, device)
     options = dict(train.ddp)
     compress = options.pop("fp16_compression", False)
     wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **options)
     if compress:
         wrapped.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
     return wrapped
+
+
+def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module:
+    """Shard `model` in place over all processes: the members of containers with these names one by one, then the rest.
+
+    Raises:
+        UsageError: this torch has no FSDP2, or no container has such a name.
+    """
+    try:
+        from torch.distributed.fsdp import fully_shard  # since torch 2.6
+    except ImportError as error:
+        raise UsageError(f"train.fsdp needs torch 2.6 or later, this is {torch.__version__}") from error
+    mesh = init_device_mesh(device.type, (comm.get_world_size(),))
+    members = [member for member in _members(model, names) if any(True for _ in member.parameters())]
+    if not members:
+        raise UsageError(f"train.fsdp.modules={list(names)}: the model has no container of one of these names")
+    for member in members:
+        fully_shard(member, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def _members(model: nn.Module, names: list[str]) -> list[nn.Module]:
+    containers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in names]
+    return [member for container in containers for member in container.children()]
+
+
+@contextlib.contextmanager
+def gradient_sync(model: nn.Module, on: bool):
+    """Whether the backward passes inside exchange gradients; only the last of an iteration has to."""
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(on)
+        yield
+    elif hasattr(model, "no_sync") and not on:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module):
+    """Inside, every process holds all parameters, so that each may run the model as often as it likes."""
+    parts = [module for module in model.modules() if hasattr(module, "unshard")]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not model, recurse=False)
+
+
+def whole(value):
+    """A tensor that may be sharded -> the whole one, on the CPU if it was. All processes must ask together."""
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def own_part(value: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor, sharing its memory; all of it where it is not sharded."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, spread over the processes as `target` is."""
+    if not isinstance(target, DTensor) or value.shape != target.shape:
+        return value
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+
+
+def whole_state(state):
+    """`whole` for every tensor in nested dictionaries and lists."""
+    return _mapped(state, whole)
+
+
+def _mapped(state, function: Callable):
+    if isinstance(state, dict):
+        return {name: _mapped(value, function) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_mapped(value, function) for value in state]
+    return function(state) if isinstance(state, torch.Tensor) else state
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a state of whole tensors into an optimizer whose parameters may be sharded."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    spread = {
+        number: {name: like(v, parameters[number]) if isinstance(v, torch.Tensor) else v for name, v in slot.items()}
+        for number, slot in state["state"].items()
+    }
+    optimizer.load_state_dict({"state": spread, "param_groups": state["param_groups"]})

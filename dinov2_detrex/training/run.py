@@ -84,8 +84,8 @@ def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None
         _load_exactly(model, saved["model"])
     else:
         load_initial(model, cfg.train.init_checkpoint)
-    optimizer, clip = _build_optimizer(cfg, model)
     wrapped = parallel.wrap(model, cfg.train, device)
+    optimizer, clip = _build_optimizer(cfg, model)
     averaging = cfg.train.model_ema
     ema = ModelEMA(model, averaging.decay, averaging.device) if averaging.enabled else None
     trainer = _build_trainer(cfg, wrapped, optimizer, clip, device, seed, start_iter)
@@ -121,7 +121,8 @@ def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> 
 
 def _build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     with failures.building("model"):
-        return instantiate(cfg.model).to(device)
+        model = instantiate(cfg.model)
+        return model if parallel.is_sharded(cfg.train) else model.to(device)  # shards are moved one by one
 
 
 def load_initial(model: nn.Module, path: str) -> dict:
@@ -185,6 +186,8 @@ def _build_optimizer(cfg: DictConfig, model: nn.Module):
 def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Trainer:
     options = cfg.train
     precision = Precision(device, choose_dtype(options.amp.enabled, options.amp.dtype, device))
+    if parallel.is_sharded(options) and precision.scaler.is_enabled():
+        raise UserError("train.fsdp and float16 do not go together; set train.amp.dtype=bfloat16")
     logger.info("device %s, precision %s", device, precision)
     with failures.building("dataloader.train"):
         loader = build_train_loader(
@@ -221,15 +224,20 @@ def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int
     metadata = dataset_metadata(cfg.dataloader.train)
 
     def content() -> dict:
-        state = {"model": model.state_dict(), "trainer": trainer.state_dict(), "iteration": trainer.completed - 1}
+        state = {
+            "model": parallel.whole_state(model.state_dict()),
+            "trainer": trainer.state_dict(),
+            "iteration": trainer.completed - 1,
+        }
         return state | {"metadata": metadata} | ({"ema_state": ema.state_dict()} if ema else {})
 
     def save_best(iteration: int, results: dict) -> None:
         averaged = ema is not None and metric.startswith(EMA_PREFIX + "/")
-        state = {"model": ema.state_dict() if averaged else model.state_dict(), "iteration": iteration}
+        weights = ema.state_dict() if averaged else parallel.whole_state(model.state_dict())
         if main:
             path = checkpoints.folder / "model_best.pth"
-            checkpoint.write(path, state | {"metadata": metadata, "results": results})
+            state = {"model": weights, "iteration": iteration, "metadata": metadata, "results": results}
+            checkpoint.write(path, state)
             logger.info("best %s so far: %.4f, saved %s", metric, results[metric], path)
 
     keeps = cfg.dataloader.get("evaluator") is not None and (best.enabled or options.early_stopping.patience)

@@ -3,7 +3,6 @@
 iteration = read the images, seed, forward and backward part by part, clip, look at the numbers, step.
 """
 
-import contextlib
 import logging
 import statistics
 import time
@@ -17,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from dinov2_detrex.training import parallel
 from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.precision import Precision
 from dinov2_detrex.training.seeding import STEP, derive_seed, seed_generators
@@ -116,7 +116,7 @@ class Trainer(TrainerBase):
         """Gradients of the whole batch, and its losses: each part weighted by its share of what they average over."""
         total: dict[str, torch.Tensor] = {}
         for number, (batch, weight) in enumerate(zip(batches, self._part_weights(batches)), start=1):
-            with self._gradient_sync(number == self.parts):
+            with parallel.gradient_sync(self.model, number == self.parts):
                 with self.precision.autocast():
                     losses = self.model(batch)
                 losses = losses if isinstance(losses, dict) else {"total_loss": losses}
@@ -137,17 +137,12 @@ class Trainer(TrainerBase):
         # DETR's losses are sums over boxes divided by max(boxes, 1): undo each part's divisor, apply the whole batch's
         return (counts.clamp(min=1) / counts.sum().clamp(min=1)).tolist()
 
-    def _gradient_sync(self, last_part: bool):
-        """Processes exchange gradients once an iteration, with the last part."""
-        if last_part or not hasattr(self.model, "no_sync"):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
-
     def _clip(self) -> dict[str, torch.Tensor]:
         if self.clip_gradients is None:
             return {}
         self.precision.scaler.unscale_(self.optimizer)
-        return {"grad_norm": self.clip_gradients([p for p in self.model.parameters() if p.grad is not None])}
+        norm = self.clip_gradients([p for p in self.model.parameters() if p.grad is not None])
+        return {"grad_norm": parallel.whole(norm)}
 
     def _record(self, values: dict[str, torch.Tensor], data_time: float, batches: list[list[dict]]) -> None:
         """Write the iteration's numbers, means over the processes, and end the run where they are beyond repair."""
@@ -190,14 +185,14 @@ class Trainer(TrainerBase):
             "iteration": self.completed - 1,
             "seed": self.seed,
             "hooks": {type(hook).__qualname__: state for hook in self.hooks if (state := hook.state_dict())},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": parallel.whole_state(self.optimizer.state_dict()),
         }
         scaler = self.precision.scaler
         return state | ({"grad_scaler": scaler.state_dict()} if scaler.is_enabled() else {})
 
     def load_state_dict(self, state: dict) -> None:
         """Restore the optimizer, the scaler and the hooks; call before `train`, after the hooks are registered."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        parallel.load_optimizer(self.optimizer, state["optimizer"])
         if self.precision.scaler.is_enabled() and "grad_scaler" in state:
             self.precision.scaler.load_state_dict(state["grad_scaler"])
         for hook in self.hooks:

@@ -28,6 +28,7 @@ ONE_STEP = (  # of plain gradient descent, so that the change of a weight is its
     "model.noise=0",
     "dataloader.train.aspect_ratio_grouping=false",
 )
+SHARDED = ("train.fsdp.enabled=true", "train.fsdp.modules=[conv]")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -55,7 +56,11 @@ def initial_weights():
     return TinyDetector(3, 8, norm=False).state_dict()
 
 
-@pytest.mark.parametrize("options", [(), ("train.accumulate.steps=2",)], ids=["whole batches", "accumulated"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("train.accumulate.steps=2",), SHARDED, (*SHARDED, "train.accumulate.steps=2")],
+    ids=["DDP", "DDP, accumulated", "FSDP2", "FSDP2, accumulated"],
+)
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(train, initial_weights, options):
     status, folder = train("two", "--num-gpus", "2", *ONE_STEP, *options)
     assert status == 0
@@ -67,8 +72,9 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(train, ini
     assert metrics(folder) == pytest.approx(metrics(alone), nan_ok=True)  # the evaluation
 
 
-def test_two_processes_resume_to_the_last_bit(train):
-    options = ("--num-gpus", "2", "train.max_iter=6", "train.checkpointer.period=3", "train.eval_period=4")
+@pytest.mark.parametrize("kind", [(), SHARDED], ids=["DDP", "FSDP2"])
+def test_two_processes_resume_to_the_last_bit(train, kind):
+    options = ("--num-gpus", "2", "train.max_iter=6", "train.checkpointer.period=3", "train.eval_period=4", *kind)
     _, whole = train("whole", *options)
     _, resumed = train("resumed", *options)
     (resumed / "model_final.pth").unlink()
@@ -76,6 +82,22 @@ def test_two_processes_resume_to_the_last_bit(train):
     assert train("resumed", "--resume", *options)[0] == 0
     found, expected = weights(resumed), weights(whole)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_sharded_run_has_the_checkpoint_of_a_whole_one_and_resumes_as_one(train):
+    options = ("--num-gpus", "2", "train.max_iter=4", "train.checkpointer.period=2", "model.norm=false")
+    _, sharded = train("sharded", *options, *SHARDED)
+    _, replicated = train("replicated", *options)
+    found, expected = (checkpoint.read(f / "model_final.pth") for f in (sharded, replicated))
+    for part in ("model", "ema_state"):
+        assert found[part].keys() == expected[part].keys()
+        for name in expected[part]:
+            torch.testing.assert_close(found[part][name], expected[part][name], rtol=1e-4, atol=1e-6)
+    (sharded / "last_checkpoint").write_text("model_0000001.pth")
+    (sharded / "model_final.pth").unlink()
+    assert train("sharded", "--resume", *options)[0] == 0  # goes on unsharded
+    for name, value in weights(sharded).items():
+        torch.testing.assert_close(value, expected["model"][name], rtol=1e-4, atol=1e-6)
 
 
 def test_torchrun_starts_the_processes_of_a_run(call):

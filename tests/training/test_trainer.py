@@ -122,9 +122,7 @@ def test_a_nan_in_a_run_names_the_last_good_checkpoint_and_keeps_it(train, capfd
     status, folder = train("run", "model.fail_at=6", "train.checkpointer.period=4", "train.eval_period=0")
     stderr = capfd.readouterr().err.strip()
     assert status == 3 and stderr.count("\n") == 0
-    assert (
-        "iteration 6" in stderr and str(folder / "model_0000003.pth") in stderr and ".jpg" in stderr or ".png" in stderr
-    )
+    assert "iteration 6" in stderr and str(folder / "model_0000003.pth") in stderr and "/train/" in stderr
     assert not (folder / "model_final.pth").exists()
     assert train("run", "--resume", "train.eval_period=0")[0] == 0  # without the cause it goes on from there
     assert checkpoint.read(folder / "model_final.pth")["iteration"] == 11
