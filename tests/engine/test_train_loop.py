@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import (
+    AMPTrainer,
     BestCheckpointer,
     CallbackHook,
     EvalHook,
@@ -188,6 +189,25 @@ def test_the_loader_can_be_replaced():
     assert torch.equal(trainer.model.linear.weight, other.model.linear.weight)
 
 
+@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
+def test_automatic_mixed_precision_asks_for_cuda():
+    model = Losses()
+    with pytest.raises(AssertionError, match="CUDA"):
+        AMPTrainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.1)).train(0, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_automatic_mixed_precision_trains_and_keeps_its_scale():
+    model = Losses().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = AMPTrainer(model, (batch.cuda() for batch in batches()), optimizer, log_grad_scaler=True)
+    before = model.linear.weight.clone()
+    trainer.train(0, 3)
+    assert not torch.equal(model.linear.weight, before)
+    assert trainer.state_dict()["grad_scaler"]["scale"] == trainer.storage.latest()["[metric]grad_scaler"][0]
+
+
 # --- states and resuming ----------------------------------------------------------------------------------------
 
 
@@ -285,6 +305,7 @@ def test_the_recorded_rate_is_that_of_the_largest_group():
     rates = []
     trainer.register_hooks(
         [
+            CallbackHook(before_step=lambda t: optimizer.step()),  # torch warns of schedules whose optimizer rests
             LRScheduler(optimizer, MultiStepParamScheduler([1, 0.1], milestones=[2, 3])),
             CallbackHook(after_step=lambda t: rates.append(t.storage.latest()["lr"][0])),
         ]

@@ -1,0 +1,32 @@
+"""Importing the detectron2 slice is light, leaves the process alone, and needs no optional package."""
+
+import json
+import subprocess
+
+import pytest
+
+pytestmark = pytest.mark.fallback("detectron2")
+
+IMPORT_ALL = """
+import builtins, json, logging, random, sys
+import dinov2_detrex, detectron2
+light = "torch" not in sys.modules and isinstance(detectron2.__version__, str)
+optional = ["matplotlib", "tensorboard", "wandb", "cv2", "black", "fairscale", "shapely", "pkg_resources"]
+for name in optional:
+    sys.modules[name] = None  # importing it now raises
+before = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)
+import detectron2.config, detectron2.engine, detectron2.checkpoint, detectron2.solver
+from detectron2.utils import collect_env, comm, env, events, file_io, logger, registry, visualizer
+
+after = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)
+print(json.dumps({"light": light, "untouched": before == after}))
+"""
+
+
+def test_the_slice_imports_without_optional_packages_and_changes_nothing(python, python_env):
+    done = subprocess.run(
+        [python, "-c", IMPORT_ALL], env=python_env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["light"] and seen["untouched"]
