@@ -89,16 +89,8 @@ def test_table_has_a_row_for_each_variant(picture):
 
 def test_tool_prints_the_table_and_draws_the_figure(picture, python, python_env, tmp_path):
     picture.save(tmp_path / "scene.png")
-    arguments = [
-        "--model",
-        "test_vit",
-        "--patch-size",
-        "12",
-        "--cells",
-        "6",
-        "--output",
-        str(tmp_path / "out" / "f.png"),
-    ]
+    figure_path = tmp_path / "out" / "figure.png"
+    arguments = ["--model", "test_vit", "--patch-size", "12", "--cells", "6", "--output", str(figure_path)]
     tool = str(ROOT / "tools" / "compare_patch_interpolation.py")
     done = subprocess.run(
         [python, tool, str(tmp_path / "scene.png"), *arguments],
