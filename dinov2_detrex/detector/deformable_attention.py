@@ -40,7 +40,9 @@ class MultiScaleDeformableAttention(nn.Module):
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim ({embed_dim}) must be divisible by num_heads ({num_heads})")
         if (embed_dim // num_heads).bit_count() != 1:
-            warnings.warn(f"heads of width {embed_dim // num_heads}, no power of two, are slow on a GPU", stacklevel=2)
+            warnings.warn(
+                f"heads of width {embed_dim // num_heads}, no power of two, suit GPU kernels badly", stacklevel=2
+            )
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels

@@ -30,9 +30,10 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (N, D).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    device = table.device.type
+    if device not in ("cpu", "cuda") or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return sum_rows_gather(table, rows, weights)
-    if table.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available():
+    if device == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available():
         return sum_rows_sparse(table, rows, weights)
     return sum_rows_bag(table, rows, weights)
 

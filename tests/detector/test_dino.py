@@ -319,3 +319,24 @@ def test_a_clean_step_warns_of_nothing():
         warnings.simplefilter("error")
         sum(small_dino().train()(training_batch()).values()).backward()
         detections(small_dino(), [record(image(64, 64)), record(image(64, 100))])
+
+
+# ---- export ----
+
+
+def test_an_exported_graph_gives_the_same_numbers_on_other_pixels():
+    class Outputs(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            outputs = self.model.predict(images)
+            return outputs["pred_logits"], outputs["pred_boxes"]
+
+    plain = Outputs(small_dino()).eval()
+    exported = torch.export.export(plain, (torch.randn(1, 3, 64, 128),), strict=False).module()
+    images = torch.randn(1, 3, 64, 128)
+    with torch.no_grad():
+        for got, wanted in zip(exported(images), plain(images)):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
