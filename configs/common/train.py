@@ -46,6 +46,6 @@ train = dict(
     float32_precision="",  # "highest", "high" (TF32) or "medium"; "" = as torch has it
     fsdp=dict(
         enabled=False,  # shard parameters, gradients and optimizer state over the processes (FSDP2) instead of DDP
-        modules=["blocks", "layers"],  # the members of module lists with these names are sharded one by one
+        modules=["blocks", "encoder.layers", "decoder.layers"],  # ends of names; their members are sharded one by one
     ),
 )

@@ -42,7 +42,7 @@ def wrap(model: nn.Module, train, device: torch.device) -> nn.Module:
 
 
 def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module:
-    """Shard `model` in place over all processes: the members of containers with these names one by one, then the rest.
+    """Shard `model` in place: the members of containers with these (ends of) names one by one, then the rest.
 
     Raises:
         UsageError: this torch has no FSDP2, or no container has such a name.
@@ -61,8 +61,13 @@ def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module
 
 
 def _members(model: nn.Module, names: list[str]) -> list[nn.Module]:
-    containers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in names]
-    return [member for container in containers for member in container.children()]
+    """What the containers hold whose dotted names end with one of `names`; not what is inside another such member."""
+    chosen: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name == other or name.startswith(other + ".") for other in chosen)
+        if not inside and any(f".{name}".endswith("." + ending) for ending in names):
+            chosen |= {f"{name}.{child}": member for child, member in module.named_children()}
+    return list(chosen.values())
 
 
 @contextlib.contextmanager
