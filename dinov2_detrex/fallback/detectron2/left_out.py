@@ -16,7 +16,7 @@ def refuse(module: str, *names: str, hint: str = "") -> Callable[[str], object]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         raise ImportError(
-            f"{module}.{name} is not in dinov2_detrex's fallback for detectron2; the real package has it"
+            f"{module}.{name} is not in dinov2_detrex's slice of detectron2; the real detectron2 has it, and is used once installed"
             + (f" ({hint})" if hint else "")
         )
 
