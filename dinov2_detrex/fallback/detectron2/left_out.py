@@ -16,8 +16,8 @@ def refuse(module: str, *names: str, hint: str = "") -> Callable[[str], object]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         raise ImportError(
-            f"{module}.{name} is not in dinov2_detrex's slice of detectron2; the real detectron2 has it, and is used once installed"
-            + (f" ({hint})" if hint else "")
+            f"{module}.{name} is not in dinov2_detrex's slice of detectron2; the real detectron2 has it, "
+            "and is used once installed" + (f" ({hint})" if hint else "")
         )
 
     return __getattr__
