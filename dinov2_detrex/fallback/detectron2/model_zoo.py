@@ -2,5 +2,5 @@
 
 raise ImportError(
     "detectron2.model_zoo is not in dinov2_detrex's slice of detectron2; the real detectron2 has it, "
-    "and is used once installed (the shared configs are at hand as dinov2_detrex.get_config('common/...') and detrex.config.get_config)"
+    "and is used once installed (for shared configs: dinov2_detrex.get_config, detrex.config.get_config)"
 )
