@@ -18,7 +18,7 @@ examples:
   eight GPUs:    %(prog)s --config-file ... --num-gpus 8
   two machines:  %(prog)s --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun:      torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
-  overrides:     %(prog)s --config-file ... train.max_iter=100 optimizer.lr=5e-5 'data.names=[a,b]' +note=mine
+  overrides:     %(prog)s --config-file ... train.max_iter=100 'data.names=[a,b]' +note=mine ~optimizer.betas
 """
 
 

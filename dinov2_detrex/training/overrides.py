@@ -22,13 +22,16 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
     Args:
         cfg: a config with all its sections.
-        overrides: e.g. ["train.max_iter=100", "+model.note=mine", "data.names=[a,b]"].
+        overrides: e.g. ["train.max_iter=100", "+model.note=mine", "data.names=[a,b]", "~optimizer.betas"].
 
     Raises:
-        UsageError: an override does not parse, names an unknown key, asks for a sweep or a deletion, or does not fit.
+        UsageError: an override does not parse, names an unknown key, asks for a sweep, or does not fit.
     """
     for text in overrides:
         override = _parse(text)
+        if override.is_delete():
+            _delete(cfg, override.key_or_group, text)
+            continue
         if not override.is_add() and not override.is_force_add():
             _check_key(cfg, override.key_or_group, override.value(), text)
             text = "+" + text  # checked: a parameter that the config leaves out may be created without a warning
@@ -49,11 +52,17 @@ def _parse(text: str):
             f"override {text!r} does not parse ({_first_line(error)}); write key=value without blanks around '=', "
             "lists as key=[1,2], and quote values with special characters for the shell: 'key=\"a, b\"'"
         ) from error
-    if override.is_delete():
-        raise UsageError(f"override {text!r}: keys cannot be deleted; set the value to null instead")
     if override.is_sweep_override():
         raise UsageError(f"override {text!r} is a sweep, which is not supported; a list is written key=[1,2]")
     return override
+
+
+def _delete(cfg, key: str, text: str) -> None:
+    parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+    name = key.rpartition(".")[2]
+    if not isinstance(parent, DictConfig) or name not in parent.keys():
+        raise UsageError(_unknown_key(cfg, key.split("."), text))
+    parent.pop(name)
 
 
 def _check_key(cfg, key: str, value, text: str) -> None:
@@ -101,7 +110,8 @@ def _unknown_key(cfg, parts: list[str], text: str) -> str:
     key = ".".join(parts)
     near = nearest_keys(key, known_keys(cfg))
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"unknown key {key!r} in override {text!r}{hint} (to add a new key on purpose: +{text})"
+    adding = "" if text.startswith("~") else f" (to add a new key on purpose: +{text})"
+    return f"unknown key {key!r} in override {text!r}{hint}{adding}"
 
 
 def known_keys(node, prefix: str = "") -> list[str]:

@@ -57,6 +57,11 @@ def test_an_override_of_hydras_grammar_is_applied(cfg, override, key, value):
     assert OmegaConf.select(cfg, key) == value
 
 
+def test_a_key_is_deleted_with_a_tilde(cfg):
+    apply_overrides(cfg, ["~train.max_iter", "~model.kernel_size", "~width"])
+    assert "max_iter" not in cfg.train and "kernel_size" not in cfg.model and "width" not in cfg
+
+
 def test_later_overrides_see_what_earlier_ones_added_and_win(cfg):
     apply_overrides(cfg, ["+train.note={a:1}", "train.note.a=2", "train.note.a=3", "width=16"])
     assert cfg.train.note.a == 3 and cfg.model.out_channels == 16
@@ -78,7 +83,7 @@ def test_later_overrides_see_what_earlier_ones_added_and_win(cfg):
         ("train.max_iter=1,2", ["sweep", "[1,2]"]),
         ("train.max_iter=choice(1,2)", ["sweep"]),
         ("train.max_iter=range(1,3)", ["sweep"]),
-        ("~train.max_iter", ["deleted", "null"]),
+        ("~train.max_itr", ["'train.max_itr'", "train.max_iter"]),
         ("--resum", ["--resum", "--help"]),
         ("", ["key=value"]),
     ],

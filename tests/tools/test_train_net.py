@@ -1,0 +1,85 @@
+"""tools/train_net.py and the wheel: the program starts from a checkout, and from site-packages in an empty folder."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from dinov2_detrex.data import generate_shapes
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
+SMALL = ("train.device=cpu", "train.max_iter=2", "train.output_dir=out", "dataloader.train.total_batch_size=2")
+SMALL += ("model.embed_dim=32", "model.num_queries=12", "model.backbone.net.embed_dim=48", "model.backbone.net.depth=2")
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """An empty folder to work in, with the shapes data set beside it, and an environment without this checkout."""
+    root = generate_shapes(tmp_path / "datasets" / "shapes", num_train=4, num_val=2, image_size=48).parent
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty", env | {
+        "DETECTRON2_DATASETS": str(root),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def check_call(line, **keywords):
+    result = subprocess.run([str(part) for part in line], capture_output=True, text=True, timeout=300, **keywords)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def assert_trained(folder):
+    files = {path.name for path in (folder / "out").iterdir()}
+    expected = {
+        "config.yaml",
+        "log.txt",
+        "metrics.json",
+        "model_final.pth",
+        "last_checkpoint",
+        "coco_instances_results.json",
+    }
+    assert expected <= files and any(name.startswith("events.out.tfevents") for name in files)
+
+
+def test_the_tool_trains_and_evaluates_from_any_folder_without_an_installation(elsewhere, python):
+    folder, env = elsewhere
+    check_call([python, ROOT / "tools" / "train_net.py", "--config-file", CONFIG, *SMALL], cwd=folder, env=env)
+    assert_trained(folder)
+
+
+@pytest.fixture
+def wheel(tmp_path, python):
+    """The project's wheel, built from a copy so that the checkout stays clean."""
+    pytest.importorskip("setuptools", minversion="70.1")  # the first that builds wheels by itself
+    source, python_only = tmp_path / "source", shutil.ignore_patterns("__pycache__", "*.pyc")
+    for folder in ("dinov2_detrex", "configs", "projects"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=python_only)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name) if (ROOT / name).exists() else (source / name).touch()
+    build = [python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q"]
+    check_call([*build, "-w", tmp_path / "dist", source])
+    return next((tmp_path / "dist").glob("*.whl"))
+
+
+def test_the_wheel_installs_into_a_clean_environment_and_trains_outside_the_checkout(
+    wheel, elsewhere, python, tmp_path
+):
+    folder, env = elsewhere
+    check_call([python, "-m", "venv", "--without-pip", tmp_path / "venv"])
+    clean = tmp_path / "venv" / "bin" / "python"
+    packages = Path(check_call([clean, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip())
+    (packages / "parent.pth").write_text(sysconfig.get_path("purelib"))  # torch and the like, not installed twice
+    install = [python, "-m", "pip", "--disable-pip-version-check", "--python", clean, "install", "-q", "--no-deps"]
+    check_call([*install, "--no-index", "--force-reinstall", wheel])
+    where = "import dinov2_detrex; print(dinov2_detrex.__file__)"
+    imported = Path(check_call([clean, "-c", where], cwd=folder, env=env).stdout.strip())
+    assert imported.is_relative_to(packages)
+    check_call([clean.parent / "dinov2-detrex-train", "--config-file", CONFIG, *SMALL], cwd=folder, env=env)
+    assert_trained(folder)
