@@ -128,8 +128,10 @@ def build_train_loader(
     if sampler is not None:  # detectron2's samplers already deal out to the processes
         per_iteration, own = parts, range(parts)
 
+    num_images = len(dataset)  # `groups` must not hold on to the list itself, which workers would copy bit by bit
+
     def groups() -> Iterator[list[Sample]]:
-        stream = shuffled_stream(len(dataset), seed) if sampler is None else _config_stream(sampler, rank)
+        stream = shuffled_stream(num_images, seed) if sampler is None else _config_stream(sampler, rank)
         return grouped(stream, size, buckets)
 
     records = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset  # as shared bytes

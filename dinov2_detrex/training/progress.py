@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
+from omegaconf import OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -20,6 +21,21 @@ METRICS_FILE = "metrics.json"
 WINDOW = 20  # iterations over which noisy values are smoothed
 
 
+class _NewScalars:
+    """What has come into the event storage since the last call, smoothed, by iteration in ascending order."""
+
+    def __init__(self):
+        self._last = -1
+
+    def take(self) -> list[tuple[int, dict[str, float]]]:
+        by_iteration: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
+            if iteration > self._last:
+                by_iteration.setdefault(iteration, {})[name] = value
+        self._last = max(by_iteration, default=self._last)
+        return sorted(by_iteration.items())
+
+
 class MetricsJson(EventWriter):
     """One JSON object per line and iteration, in order; values that JSON cannot hold are null.
 
@@ -29,23 +45,79 @@ class MetricsJson(EventWriter):
     """
 
     def __init__(self, path: str | os.PathLike, start_iter: int = 0):
-        self.path, self._last_write = Path(path), -1
+        self.path, self._new = Path(path), _NewScalars()
         if self.path.is_file():
             _keep_lines_before(self.path, start_iter)
 
     def write(self):
-        by_iteration: dict[int, dict] = {}
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
-            if iteration > self._last_write:
-                by_iteration.setdefault(iteration, {})[name] = value if math.isfinite(value) else None
-        if not by_iteration:
-            return
-        lines = [json.dumps(by_iteration[i] | {"iteration": i}, sort_keys=True) for i in sorted(by_iteration)]
+        lines = []
+        for iteration, scalars in self._new.take():
+            record = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+            lines.append(json.dumps(record | {"iteration": iteration}, sort_keys=True) + "\n")
         with open(self.path, "a") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._last_write = max(by_iteration)
+            file.writelines(lines)
+
+
+class WandbMetrics(EventWriter):
+    """The same numbers to Weights & Biases.
+
+    Args:
+        cfg: the whole config; `train.wandb.params` are keywords of `wandb.init`.
+
+    Raises:
+        UserError: wandb is not installed, or does not start (not logged in: `wandb login`, or WANDB_MODE=offline).
+    """
+
+    def __init__(self, cfg):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(f"train.wandb.enabled=true needs wandb: pip install wandb ({error})") from error
+        params = OmegaConf.to_container(cfg.train.wandb.params, resolve=True)
+        os.makedirs(params.get("dir") or ".", exist_ok=True)
+        try:
+            self._run = wandb.init(config=_plain(cfg), **params)
+        except wandb.errors.Error as error:
+            raise UserError(f"wandb does not start ({error}); `wandb login`, or set WANDB_MODE=offline") from error
+        self._new = _NewScalars()
+
+    def write(self):
+        for iteration, scalars in self._new.take():
+            self._run.log(scalars, step=iteration)
+
+    def close(self):
+        self._run.finish()
+
+
+def _plain(cfg) -> dict:
+    """The resolved config with callables by name."""
+
+    def named(value):
+        if isinstance(value, dict):
+            return {str(name): named(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [named(inner) for inner in value]
+        simple = value is None or isinstance(value, str | int | float | bool)
+        return value if simple else getattr(value, "__qualname__", repr(value))
+
+    return named(OmegaConf.to_container(cfg, resolve=True))
+
+
+class ForgetOldValues(HookBase):
+    """Keeps the event storage from growing over a long run: of each scalar the last values stay, in memory.
+
+    Args:
+        period: iterations between two looks.
+        keep: values that stay; the writers look back 1000 at most.
+    """
+
+    def __init__(self, period: int = 1000, keep: int = 2000):
+        self.period, self.keep = period, keep
+
+    def after_step(self):
+        if self.trainer.completed % self.period == 0:
+            for buffer in self.trainer.storage.histories().values():
+                del buffer.values()[: -self.keep]
 
 
 def _keep_lines_before(path: Path, iteration: int) -> None:
@@ -110,14 +182,4 @@ def build_writers(cfg, start_iter: int = 0) -> list[EventWriter]:
     folder = Path(cfg.train.output_dir)
     writers = [CommonMetricPrinter(cfg.train.max_iter), MetricsJson(folder / METRICS_FILE, start_iter)]
     writers.append(TensorboardXWriter(str(folder), **({"purge_step": start_iter} if start_iter else {})))
-    return writers + ([_wandb_writer(cfg)] if cfg.train.wandb.enabled else [])
-
-
-def _wandb_writer(cfg) -> EventWriter:
-    try:
-        from detrex.utils import WandbWriter
-
-        os.makedirs(cfg.train.wandb.params.dir, exist_ok=True)
-        return WandbWriter(cfg)
-    except ImportError as error:
-        raise UserError(f"train.wandb.enabled=true needs wandb: pip install wandb ({error})") from error
+    return writers + ([WandbMetrics(cfg)] if cfg.train.wandb.enabled else [])

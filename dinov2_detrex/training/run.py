@@ -252,6 +252,7 @@ def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int
             tracker if keeps else None,
             save_best if best.enabled else None,
         ),
+        progress.ForgetOldValues(),
         hooks.PeriodicWriter(progress.build_writers(cfg, start_iter), options.log_period) if main else None,
         progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
     ]
