@@ -58,6 +58,9 @@ def reexport(module_name: str, home: dict[str, str]):
             return getattr(importlib.import_module(home[name]), name)
         if name.startswith("__"):
             raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
-        raise ImportError(missing_part_message(f"{module_name}.{name}"))
+        try:
+            return importlib.import_module(f"{module_name}.{name}")  # a submodule that was not imported yet
+        except ModuleNotFoundError:
+            raise ImportError(missing_part_message(f"{module_name}.{name}")) from None
 
     return __getattr__

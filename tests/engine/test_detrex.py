@@ -104,6 +104,12 @@ def test_what_the_fallback_lacks_says_who_has_it(statement):
         exec(statement)
 
 
+def test_submodules_come_by_from_import(python, python_env):
+    code = "import dinov2_detrex; from detrex.modeling import matcher; print(matcher.HungarianMatcher.__name__)"
+    run = subprocess.run([python, "-c", code], env=python_env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "HungarianMatcher"
+
+
 def test_importing_the_fallback_alone_is_light(python, python_env):
     """Neither plotting nor logging back ends nor timm are loaded before they are used."""
     code = (
