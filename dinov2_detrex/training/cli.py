@@ -6,7 +6,7 @@ import sys
 import traceback
 
 from dinov2_detrex.training import setup
-from dinov2_detrex.training.distributed import Processes, check_processes, launch, under_torchrun
+from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun, under_torchrun
 from dinov2_detrex.training.errors import UsageError, UserError
 from dinov2_detrex.training.overrides import apply_overrides
 from dinov2_detrex.training.precision import choose_device
@@ -64,7 +64,9 @@ def _main(args: argparse.Namespace) -> int:
     cfg = load(args.config_file, args.opts)
     device_type = choose_device(cfg.train.device).type
     processes = Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    if processes.total > 1 and not under_torchrun():
+    if under_torchrun():
+        check_processes(processes_of_torchrun(), device_type)
+    elif processes.total > 1:
         check_processes(processes, _asked_device(cfg.train.device))
     # the children load the config themselves: a config may hold functions that do not pickle
     arguments = (args.config_file, args.opts, args.resume, args.eval_only)

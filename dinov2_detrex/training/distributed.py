@@ -39,6 +39,12 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
+def processes_of_torchrun() -> Processes:
+    """What torchrun started; its own variables say so."""
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Processes(per_machine, max(1, int(os.environ["WORLD_SIZE"]) // per_machine), url="tcp://")
+
+
 def check_processes(processes: Processes, device_type: str) -> None:
     """Refuse what cannot be started, before anything is.
 
@@ -54,7 +60,7 @@ def check_processes(processes: Processes, device_type: str) -> None:
         )
     if device_type == "cuda" and processes.per_machine > gpus:
         raise UsageError(
-            f"--num-gpus {processes.per_machine}, but this machine has {gpus}; "
+            f"--num-gpus {processes.per_machine} (--nproc-per-node of torchrun), but this machine has {gpus}; "
             "lower it, or set train.device=cpu to run that many CPU processes"
         )
     if processes.machines > 1 and not processes.url.startswith("tcp://"):
@@ -68,8 +74,8 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
         UserError: a process ended without a message of its own, e.g. killed by a signal.
     """
     if under_torchrun():
-        local, per_machine = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        with _process_group(local, per_machine, use_cuda, init_method="env://"):
+        local_rank, started = int(os.environ["LOCAL_RANK"]), processes_of_torchrun()
+        with _process_group(local_rank, started.per_machine, use_cuda, init_method="env://"):
             return main(*args)
     if processes.total == 1:
         return main(*args)
@@ -89,6 +95,8 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
 
 def _child(local_rank: int, main, args, processes: Processes, url: str, use_cuda: bool, messages) -> None:
     rank = processes.machine_rank * processes.per_machine + local_rank
+    if not use_cuda and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes.per_machine))  # they share the cores
     try:
         with _process_group(
             local_rank, processes.per_machine, use_cuda, init_method=url, rank=rank, world_size=processes.total

@@ -25,15 +25,16 @@ class ModelEMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.999, device: str = ""):
         self.model = model
+        self._saved_buffers = {name for name, _ in model.named_buffers()} & model.state_dict(keep_vars=True).keys()
         self._average = get_ema_multi_avg_fn(decay)
         self._moving = {
-            name: value.detach().to(device or value.device, copy=True) for name, value in _moving_tensors(model).items()
+            name: value.detach().to(device or value.device, copy=True) for name, value in self._moving_tensors().items()
         }
 
     @torch.no_grad()
     def update(self) -> None:
         """Take one step towards the model's present weights."""
-        current = _moving_tensors(self.model)
+        current = self._moving_tensors()
         floating = [name for name, value in self._moving.items() if value.is_floating_point()]
         for name in self._moving.keys() - set(floating):
             self._moving[name].copy_(current[name])
@@ -44,7 +45,7 @@ class ModelEMA:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """name -> tensor for every parameter and saved buffer; a tensor under two names appears under the first."""
-        tensors = _all_tensors(self.model)
+        tensors = self._all_tensors()
         return {name: whole(self._moving.get(name, value.detach())) for name, value in tensors.items()}
 
     @torch.no_grad()
@@ -63,36 +64,35 @@ class ModelEMA:
     @contextlib.contextmanager
     def applied(self):
         """Inside, the model carries the averaged weights; afterwards its own again, whatever happened."""
-        saved = {name: value.detach().clone() for name, value in _moving_tensors(self.model).items()}
+        saved = {name: value.detach().clone() for name, value in self._moving_tensors().items()}
         try:
-            _copy_into(self.model, self._moving)
+            self._copy_in(self._moving)
             yield self.model
         finally:
-            _copy_into(self.model, saved)
+            self._copy_in(saved)
 
     def apply(self) -> None:
         """Give the model the averaged weights for good."""
-        _copy_into(self.model, self._moving)
+        self._copy_in(self._moving)
 
+    @torch.no_grad()
+    def _copy_in(self, values: dict[str, torch.Tensor]) -> None:
+        current = self._moving_tensors()
+        for name, value in values.items():
+            current[name].copy_(value)
 
-@torch.no_grad()
-def _copy_into(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
-    current = _moving_tensors(model)
-    for name, value in values.items():
-        current[name].copy_(value)
+    def _all_tensors(self) -> dict[str, torch.Tensor]:
+        """Parameters, then the buffers that a checkpoint holds, each tensor once."""
+        buffers = {name: value for name, value in self.model.named_buffers() if name in self._saved_buffers}
+        return {**dict(self.model.named_parameters()), **buffers}
 
-
-def _all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, then the buffers that a checkpoint holds, each tensor once."""
-    saved = model.state_dict(keep_vars=True)
-    buffers = {name: value for name, value in model.named_buffers() if name in saved}
-    return {**dict(model.named_parameters()), **buffers}
-
-
-def _moving_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Those that training changes: not the frozen parameters."""
-    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
-    return {name: value for name, value in _all_tensors(model).items() if name not in frozen}
+    def _moving_tensors(self) -> dict[str, torch.Tensor]:
+        """Those that training changes: not the frozen parameters."""
+        return {
+            name: value
+            for name, value in self._all_tensors().items()
+            if value.requires_grad or not isinstance(value, nn.Parameter)
+        }
 
 
 class EMAUpdate(HookBase):

@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +166,28 @@ def test_training_from_given_weights_starts_from_them_at_iteration_0(train):
     _, second = train("second", "train.max_iter=1", "optimizer.lr=0", f"train.init_checkpoint={first}/model_final.pth")
     start, end = (checkpoint.read(f / "model_final.pth") for f in (first, second))
     assert torch.equal(start["model"]["box.weight"], end["model"]["box.weight"]) and end["iteration"] == 0
+
+
+def test_weights_for_other_classes_give_all_but_the_class_sized_tensors_and_say_so(train, capfd):
+    _, first = train("first", *SHORT)
+    capfd.readouterr()
+    given = f"train.init_checkpoint={first}/model_final.pth"
+    assert train("second", "train.max_iter=1", "optimizer.lr=0", "model.num_classes=5", given)[0] == 0
+    out = capfd.readouterr().out
+    assert "cls.weight" in out and "cls.bias" in out and "box.weight" not in out
+    start, end = (checkpoint.read(f / "model_final.pth")["model"] for f in (first, first.parent / "second"))
+    assert torch.equal(start["box.weight"], end["box.weight"]) and end["cls.weight"].shape[0] == 5
+
+
+def test_interrupting_ends_with_one_line_that_says_how_to_go_on(command):
+    line, keywords, folder = command("run", "train.max_iter=100000", "model.pause=0.02")
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(line, text=True, **streams, **keywords)
+    while not list(folder.glob("model_*.pth")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and stderr.strip().count("\n") == 0 and "--resume" in stderr
 
 
 def test_resuming_with_another_model_is_refused_with_a_name(train, capfd):

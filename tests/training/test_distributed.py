@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,21 @@ def test_torchrun_starts_the_processes_of_a_run(call):
     assert sorted(p.name for p in folder.glob("log.txt*")) == ["log.txt", "log.txt.rank1"]
 
 
+def test_two_machines_meet_at_the_given_address(command):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    machines = []
+    for rank in ("0", "1"):
+        line, keywords, folder = command(
+            "run", "--num-machines", "2", "--machine-rank", rank, "--dist-url", url, *ONE_STEP
+        )
+        machines.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **keywords))
+    outputs = [machine.communicate(timeout=90)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert "process 0 of 2" in outputs[0] and checkpoint.read(folder / "model_final.pth")["iteration"] == 0
+
+
 def children(pid):
     """The processes that `pid` spawned for the run, by rank."""
     found = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -144,7 +160,7 @@ def test_an_error_of_the_request_in_a_child_is_one_line_and_its_status(train, ca
 @pytest.mark.parametrize(
     "processes, device, words",
     [
-        (Processes(per_machine=64), "cuda", "--num-gpus 64, but this machine has"),
+        (Processes(per_machine=64), "cuda", "--num-gpus 64 (--nproc-per-node of torchrun), but this machine has"),
         (Processes(per_machine=0), "cpu", "at least 1"),
         (Processes(machines=2), "cpu", "--dist-url tcp://HOST:PORT"),
         (Processes(machines=2, machine_rank=2, url="tcp://a:1"), "cpu", "--machine-rank 2 must be in 0..1"),
