@@ -30,11 +30,12 @@ def resample_grid(grid_embed: torch.Tensor, grid_hw: tuple[int, int], mode: str)
     Returns:
         (1, H, W, C) in the dtype of `grid_embed`; `grid_embed` itself where the size fits already.
     """
-    if tuple(grid_embed.shape[1:3]) == tuple(grid_hw):
+    stored_hw = tuple(int(n) for n in grid_embed.shape[1:3])
+    if stored_hw == tuple(grid_hw):
         return grid_embed
     channels_first = grid_embed.float().permute(0, 3, 1, 2)
     if check_mode(mode) == "hub":
-        factors = [(n + HUB_OFFSET) / n0 for n, n0 in zip(grid_hw, grid_embed.shape[1:3])]
+        factors = [(n + HUB_OFFSET) / n0 for n, n0 in zip(grid_hw, stored_hw)]
         resized = F.interpolate(channels_first, scale_factor=factors, mode="bicubic", antialias=False)
     else:
         resized = F.interpolate(channels_first, size=tuple(grid_hw), mode="bicubic", antialias=True)

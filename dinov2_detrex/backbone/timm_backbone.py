@@ -208,7 +208,7 @@ class TimmBackbone(Backbone):
         with gradient_unless(self.frozen.embed):
             patches = embed_patches(vit, x)
         with gradient_unless(self.frozen.blocks > 0):
-            tokens, rope = add_positions(vit, patches, self._hub, frozen=self.frozen.embed)
+            tokens, rope = add_positions(vit, patches, grid_hw, self._hub, frozen=self.frozen.embed)
         wanted, kept = {self._index_of[name] for name in self._out_features}, {}
         for i, block in enumerate(vit.blocks):
             with gradient_unless(i < self.frozen.blocks):

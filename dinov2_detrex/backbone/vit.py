@@ -28,6 +28,8 @@ def grid_size(vit: nn.Module, image_hw: tuple[int, int]) -> tuple[int, int]:
         ValueError: the patch does not divide the image and timm's `dynamic_img_pad` is off.
     """
     patch_hw = vit.patch_embed.patch_size
+    if torch.jit.is_tracing():  # sizes are tensors there, but a trace is of one size anyway
+        image_hw = tuple(int(size) for size in image_hw)
     if not vit.patch_embed.dynamic_img_pad and any(size % patch for size, patch in zip(image_hw, patch_hw)):
         raise ValueError(
             f"an image of {image_hw[0]} x {image_hw[1]} pixels is not a multiple of the patch {patch_hw[0]} x "
@@ -53,13 +55,14 @@ def has_hub_positions(vit: nn.Module | None) -> bool:
 
 
 def add_positions(
-    vit: nn.Module, patches: torch.Tensor, hub: bool, frozen: bool = False
+    vit: nn.Module, patches: torch.Tensor, grid_hw: tuple[int, int], hub: bool, frozen: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Prepend the prefix tokens and add the positional embedding.
 
     Args:
         vit: the timm model.
         patches: what `embed_patches` returned.
+        grid_hw: (H, W).
         hub: interpolate as the original's models without registers do, instead of timm's way.
         frozen: the positional embedding takes no gradient, so resample it without one.
 
@@ -67,19 +70,18 @@ def add_positions(
         tokens (B, N, C), and the rotary embedding that the blocks of an `Eva` take, else None.
     """
     if hub:
-        return _add_hub_positions(vit, patches, frozen), None
+        return _add_hub_positions(vit, patches, grid_hw, frozen), None
     embedded = vit._pos_embed(patches)
     tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
     return vit.norm_pre(tokens), rope
 
 
-def _add_hub_positions(vit: nn.Module, patches: torch.Tensor, frozen: bool) -> torch.Tensor:
-    batch, *grid_hw, _ = patches.shape
+def _add_hub_positions(vit: nn.Module, patches: torch.Tensor, grid_hw: tuple[int, int], frozen: bool) -> torch.Tensor:
     num_positions = 0 if vit.no_embed_class else vit.num_prefix_tokens
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         stored_hw = vit.patch_embed.grid_size
         positions = resample_pos_embed(vit.pos_embed, stored_hw, grid_hw, num_positions, "hub")
-    prefix = [] if vit.cls_token is None else [vit.cls_token.expand(batch, -1, -1)]
+    prefix = [] if vit.cls_token is None else [vit.cls_token.expand(patches.shape[0], -1, -1)]
     patches = patches.flatten(1, 2)
     if vit.no_embed_class:
         tokens = torch.cat([*prefix, patches + positions], dim=1)

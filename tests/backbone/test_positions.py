@@ -133,3 +133,28 @@ def test_autocast_changes_little():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             actual = backbone(images)["p-1"]
     assert relative_error(actual.float(), expected) < 0.05
+
+
+class AsTuple(torch.nn.Module):
+    """The maps in order; tracing takes no dict."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        return tuple(self.backbone(images).values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [PLAIN, REGISTERS, DINOV3])
+@pytest.mark.parametrize("how", ["jit.trace", "export"])
+def test_backbone_can_be_traced_at_a_size_of_its_own(name, how):
+    model = AsTuple(tiny_vit(name, freeze=True, window_size=4)).eval()
+    patch = model.backbone.size_divisibility
+    example, images = (random_images(1, 3, 6 * patch, 10 * patch, seed=seed) for seed in (1, 2))
+    if how == "export":
+        traced = torch.export.export(model, (example,)).module()
+    else:
+        traced = torch.jit.trace(model, (example,))
+    assert relative_error(traced(images)[0], model(images)[0]) < 1e-6
