@@ -79,6 +79,36 @@ def pyramid_shapes(levels: list[str], channels: int) -> dict:
     return {level: ShapeSpec(channels=channels) for level in levels}
 
 
+def native_img_size(model_name: str, patch_size: int | None):
+    """`${native_img_size:name,patch}`: the image size that keeps a pretrained ViT's own grid of positions: 592 for a
+    DINOv2 at patch 16; None, which leaves it to timm, for what is no plain ViT."""
+    from dinov2_detrex.backbone.native import img_size_of_native_grid
+
+    return img_size_of_native_grid(model_name, patch_size)
+
+
+def num_blocks(net) -> int:
+    """`${num_blocks:${model.backbone.net}}`: the depth of that ViT: 12, unless `net.depth` says otherwise or timm's
+    model of `net.model_name` is deeper.
+
+    Raises:
+        ValueError: it is no plain ViT of timm.
+    """
+    from dinov2_detrex.backbone.native import native_vit
+
+    if net.get("depth"):
+        return net["depth"]
+    vit = native_vit(net["model_name"])
+    if vit is None:
+        raise ValueError(f"{net['model_name']!r} is no plain ViT of timm, so it has no blocks to count")
+    return vit.num_blocks
+
+
+def share(value: float, numerator: int, denominator: int) -> float:
+    """`${share:value,n,d}`: value x n / d, e.g. the epoch at 11/12 of a run."""
+    return value * numerator / denominator
+
+
 def scaled(value: float, factor: float) -> int:
     """`${scaled:value,factor}`: the product, rounded to a whole number (of pixels)."""
     return round(value * factor)
@@ -110,7 +140,9 @@ RESOLVERS = {
     "half": half,
     "scaled": scaled,
     "short_sides": short_sides,
-    "times": lambda a, b: a * b,
+    "native_img_size": native_img_size,
+    "num_blocks": num_blocks,
+    "share": share,
     "warmup_share": warmup_share,
     "count": len,
     "iterations": iterations,

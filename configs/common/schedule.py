@@ -11,7 +11,7 @@ from .train import train
 
 schedule = dict(
     epochs=12,
-    decay_epoch=11,  # the learning rate drops to a tenth after this many epochs
+    decay_epoch="${share:${.epochs},11,12}",  # the learning rate drops to a tenth after this many epochs: 11
     warmup_iters=0,
     images_per_epoch=120_000,  # COCO train2017 has 118,287; the field counts 7,500 iterations of 16
 )

@@ -13,6 +13,9 @@ from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, sch
 
 model.backbone.net.freeze = "embed"  # patches and positions stay, the blocks train
 model.backbone.net.use_act_checkpoint = True
-optimizer.params.lr_factor_func = L(BackboneLrFactor)(lr_decay_rate=0.7, num_layers=12)
+optimizer.params.lr_factor_func = L(BackboneLrFactor)(
+    lr_decay_rate=0.7,
+    num_layers="${num_blocks:${model.backbone.net}}",
+)
 
 train.output_dir = "./output/dino_dinov2_b_ft_12ep"

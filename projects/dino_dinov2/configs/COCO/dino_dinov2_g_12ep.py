@@ -1,6 +1,7 @@
 """DINO on a frozen DINOv2-g (1.1 billion parameters), 12 epochs of COCO.
 
-Frozen, it keeps no activations; sharding it over the processes (FSDP2) saves the memory of its weights as well.
+Frozen, it keeps no activations; sharded over the processes (FSDP2) its weights take little memory as well, and
+`train.fsdp.enabled=False` takes DDP. All layers are checkpointed, so that `model.backbone.net.freeze=False` is an option.
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_g_12ep.py --num-gpus 8
 
@@ -10,7 +11,8 @@ Hardware it is meant for: 8 GPUs with 40 GB or more, batch 16 in all. Not yet tr
 from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 model.backbone.net.model_name = "vit_giant_patch14_dinov2.lvd142m"
-model.transformer.encoder.use_checkpoint = True  # recompute activations of the layers in the backward pass
+model.backbone.net.use_act_checkpoint = True  # of blocks that train
+model.transformer.encoder.use_checkpoint = True
 model.transformer.decoder.use_checkpoint = True
 train.fsdp.enabled = True
 

@@ -8,6 +8,4 @@ Hardware it is meant for: 8 GPUs with 24 GB or more, batch 16 in all. Not yet tr
 from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 model.backbone.net.model_name = "vit_base_patch16_dinov3.lvd1689m"
-model.backbone.net.img_size = 256  # the model's own; rotary positions follow the image
-
 train.output_dir = "./output/dino_dinov3_b_12ep"

@@ -42,7 +42,7 @@ model.num_classes = "${classes_in:${data.train.json},1}"  # 1 until there is a J
 
 schedule.images_per_epoch = "${images_in:${data.train.json},1}"
 schedule.epochs = 50
-schedule.decay_epoch = 40
+schedule.decay_epoch = "${share:${.epochs},4,5}"  # 40
 schedule.warmup_iters = 100
 dataloader.train.total_batch_size = 8
 train.scale_lr.reference_batch_size = 16  # what optimizer.lr is meant for

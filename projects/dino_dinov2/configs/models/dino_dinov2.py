@@ -31,7 +31,7 @@ model = L(DINO)(
             in_channels=3,
             out_indices=(-1,),
             patch_size=16,  # 14 is native; other sizes resample the patch kernel on loading
-            img_size="${times:37,${.patch_size}}",  # keeps the checkpoint's 37 x 37 grid of positions untouched
+            img_size="${native_img_size:${.model_name},${.patch_size}}",  # 592: the checkpoint's 37 x 37 positions stay
             freeze=True,
         ),
         in_feature="p-1",

@@ -42,7 +42,7 @@ optimizer.lr = 5e-4
 optimizer.weight_decay = 1e-4
 schedule.images_per_epoch = 3000
 schedule.epochs = 10
-schedule.decay_epoch = 8
+schedule.decay_epoch = "${share:${.epochs},4,5}"  # 8
 schedule.warmup_iters = 100
 
 train.output_dir = "./output/dino_dinov2_tiny_shapes"
