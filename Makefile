@@ -13,11 +13,17 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .PHONY: quickstart test test-slow lint clean
 
+tiny := projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
+in_parallel = $(shell $(python) -c 'import xdist' 2>/dev/null && echo '-n auto')
+
 quickstart: $(installed)
-	$(python) -m dinov2_detrex.quickstart
+	$(python) -m dinov2_detrex.env
+	$(python) -m dinov2_detrex.data.shapes
+	$(python) tools/train_net.py --config-file $(tiny)
+	$(python) tools/draw_predictions.py --config-file $(tiny)
 
 test: $(installed)
-	$(python) -m pytest
+	$(python) -m pytest $(in_parallel)
 
 test-slow: $(installed)
 	$(python) -m pytest -m slow
