@@ -19,7 +19,10 @@ schedule = dict(
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
         values=[1.0, 0.1],
-        milestones=["${schedule.decay_epoch}", "${schedule.epochs}"],
+        milestones=[  # in thousandths of an epoch: the scheduler knows whole numbers only
+            "${scaled:${schedule.decay_epoch},1000}",
+            "${scaled:${schedule.epochs},1000}",
+        ],
     ),
     warmup_factor=0.001,
     warmup_length="${warmup_share:${schedule.warmup_iters},${train.max_iter}}",

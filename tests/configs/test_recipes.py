@@ -1,5 +1,7 @@
 """Every recipe loads, instantiates and dumps; one override changes all that follows from it."""
 
+import functools
+
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -27,6 +29,12 @@ def _build_model(cfg):
         return instantiate(cfg.model)
 
 
+@functools.cache
+def _model_of(name):
+    """The model of a recipe as it stands; for tests that do not change it."""
+    return _build_model(_load(name))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_config_dumps_to_yaml_that_loads_equal(name, tmp_path):
     cfg = _load(name)
@@ -41,8 +49,7 @@ def test_config_dumps_to_yaml_that_loads_equal(name, tmp_path):
 def test_recipe_resolves_and_its_parts_instantiate(name):
     cfg = _load(name)
     OmegaConf.resolve(cfg.copy())
-    model = _build_model(cfg)
-    cfg.optimizer.params.model = model
+    cfg.optimizer.params.model = _model_of(name)
     optimizer = instantiate(cfg.optimizer)
     assert sum(len(group["params"]) for group in optimizer.param_groups) > 0
     multiplier = instantiate(cfg.lr_multiplier)
@@ -51,7 +58,7 @@ def test_recipe_resolves_and_its_parts_instantiate(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_levels_agree_between_pyramid_neck_and_transformer(name):
-    model = _build_model(_load(name))
+    model = _model_of(name)
     shapes = model.backbone.output_shape()
     assert list(shapes) == list(model.neck.in_features)
     assert len(model.neck.convs) == len(shapes) == model.transformer.num_feature_levels

@@ -1,7 +1,7 @@
 """DINO on a frozen DINOv2-g (1.1 billion parameters), 12 epochs of COCO.
 
 Frozen, it keeps no activations; sharded over the processes (FSDP2) its weights take little memory as well, and
-`train.fsdp.enabled=False` takes DDP. All layers are checkpointed, so that `model.backbone.net.freeze=False` is an option.
+`train.fsdp.enabled=False` takes DDP. All layers are checkpointed, the ViT's for `model.backbone.net.freeze=False`.
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_g_12ep.py --num-gpus 8
 
