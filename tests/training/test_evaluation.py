@@ -93,6 +93,11 @@ def test_a_run_ends_after_as_many_evaluations_without_a_better_one_as_it_is_pati
     assert kept == [(1, {"x": 1.0}), (3, {"x": 2.0})]
 
 
+def test_an_improvement_renews_the_patience():
+    trainer, _, kept = scripted_run([1.0, 0.5, 2.0, 1.5, 3.0], max_iter=10)
+    assert trainer.completed == 10 and [i for i, _ in kept] == [1, 5, 9]
+
+
 def test_an_improving_run_does_not_end_early_and_is_evaluated_once_at_the_end():
     trainer, hook, kept = scripted_run([1.0, 2.0, 3.0], max_iter=6)
     assert trainer.completed == 6 and [i for i, _ in kept] == [1, 3, 5]
