@@ -48,6 +48,12 @@ class ModelEMA:
         tensors = self._all_tensors()
         return {name: whole(self._moving.get(name, value.detach())) for name, value in tensors.items()}
 
+    def model_state_dict(self) -> dict[str, torch.Tensor]:
+        """The model's own state dict, every name of a shared tensor included, with the averaged values."""
+        average = {id(value): self._moving.get(name, value.detach()) for name, value in self._all_tensors().items()}
+        own = self.model.state_dict(keep_vars=True)
+        return {name: whole(average.get(id(value), value.detach())) for name, value in own.items()}
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Take over a saved average, detrex's too.

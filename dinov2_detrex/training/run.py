@@ -1,6 +1,7 @@
 """What each process of a run does: build the parts that the config describes, resume, train, evaluate."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +24,28 @@ from dinov2_detrex.training.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a checkpoint is made of: the bare model, its average if there is one, the trainer, the class names."""
+
+    model: nn.Module
+    ema: ModelEMA | None
+    trainer: Trainer
+    metadata: dict
+
+    def content(self) -> dict:
+        """All that resuming needs; sharded tensors are gathered, so every process must ask."""
+        state = {"model": self.weights(), "trainer": self.trainer.state_dict()}
+        state |= {"iteration": self.trainer.completed - 1, "metadata": self.metadata}
+        return state | ({"ema_state": self.ema.state_dict()} if self.ema else {})
+
+    def weights(self, averaged: bool = False) -> dict:
+        """The model's state dict, of the averaged weights if asked for and there are any."""
+        if averaged and self.ema:
+            return self.ema.model_state_dict()
+        return parallel.whole_state(self.model.state_dict())
 
 
 def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool = False) -> int:
@@ -89,11 +112,13 @@ def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None
     averaging = cfg.train.model_ema
     ema = ModelEMA(model, averaging.decay, averaging.device) if averaging.enabled else None
     trainer = _build_trainer(cfg, wrapped, optimizer, clip, device, seed, start_iter)
-    trainer.register_hooks(_build_hooks(cfg, trainer, model, ema, checkpoints, start_iter))
+    parts = RunParts(model, ema, trainer, dataset_metadata(cfg.dataloader.train))
+    trainer.register_hooks(_build_hooks(cfg, parts, checkpoints, start_iter))
     if saved:
         trainer.load_state_dict(saved["trainer"])
         if ema is not None:
             ema.load_state_dict(_ema_state(saved, "the checkpoint to resume from"))
+        saved.clear()  # the run's memory is not for its past
     trainer.train(start_iter, cfg.train.max_iter)
 
 
@@ -211,48 +236,42 @@ def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Tra
     )
 
 
-def _build_hooks(cfg, trainer: Trainer, model, ema, checkpoints, start_iter: int) -> list:
+def _build_hooks(cfg, parts: RunParts, checkpoints, start_iter: int) -> list:
     """In the order in which they act after each iteration."""
-    options, main = cfg.train, comm.is_main_process()
-    with failures.building("dataloader.test"):  # now, not after hours of training
-        evaluator = Evaluator(cfg.dataloader, options.validation_loss.enabled)
+    options, main, ema = cfg.train, comm.is_main_process(), parts.ema
     with failures.building("lr_multiplier"):
         multiplier = instantiate(cfg.lr_multiplier)
-    best = options.best_checkpoint
-    metric = best.metric or ("ema/bbox/AP" if ema else "bbox/AP")
-    tracker = BestTracker(metric, best.mode, options.early_stopping.patience, options.early_stopping.min_delta)
-    metadata = dataset_metadata(cfg.dataloader.train)
-
-    def content() -> dict:
-        state = {
-            "model": parallel.whole_state(model.state_dict()),
-            "trainer": trainer.state_dict(),
-            "iteration": trainer.completed - 1,
-        }
-        return state | {"metadata": metadata} | ({"ema_state": ema.state_dict()} if ema else {})
-
-    def save_best(iteration: int, results: dict) -> None:
-        averaged = ema is not None and metric.startswith(EMA_PREFIX + "/")
-        weights = ema.state_dict() if averaged else parallel.whole_state(model.state_dict())
-        if main:
-            path = checkpoints.folder / "model_best.pth"
-            state = {"model": weights, "iteration": iteration, "metadata": metadata, "results": results}
-            checkpoint.write(path, state)
-            logger.info("best %s so far: %.4f, saved %s", metric, results[metric], path)
-
-    keeps = cfg.dataloader.get("evaluator") is not None and (best.enabled or options.early_stopping.patience)
     return [
         hooks.IterationTimer(),
         EMAUpdate(ema) if ema else None,
-        LearningRate(trainer.optimizer, multiplier),
-        checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, content),
-        PeriodicEvaluation(
-            options.eval_period,
-            lambda: evaluator(model, ema),
-            tracker if keeps else None,
-            save_best if best.enabled else None,
-        ),
+        LearningRate(parts.trainer.optimizer, multiplier),
+        checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, parts.content),
+        _build_evaluation(cfg, parts, checkpoints.folder),
         progress.ForgetOldValues(),
         hooks.PeriodicWriter(progress.build_writers(cfg, start_iter), options.log_period) if main else None,
         progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
     ]
+
+
+def _build_evaluation(cfg, parts: RunParts, folder: Path) -> PeriodicEvaluation:
+    """The hook that evaluates, keeps the best weights and ends a run that stalls, as the config asks."""
+    with failures.building("dataloader.test"):  # now, not after hours of training
+        evaluator = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)
+    best, stopping = cfg.train.best_checkpoint, cfg.train.early_stopping
+    metric = best.metric or (f"{EMA_PREFIX}/bbox/AP" if parts.ema else "bbox/AP")
+    tracker = BestTracker(metric, best.mode, stopping.patience, stopping.min_delta)
+
+    def save_best(iteration: int, results: dict) -> None:
+        weights = parts.weights(averaged=metric.startswith(EMA_PREFIX + "/"))
+        if comm.is_main_process():
+            content = {"model": weights, "iteration": iteration, "metadata": parts.metadata, "results": results}
+            checkpoint.write(folder / "model_best.pth", content)
+            logger.info("best %s so far: %.4f, saved %s", metric, results[metric], folder / "model_best.pth")
+
+    judged = cfg.dataloader.get("evaluator") is not None and (best.enabled or stopping.patience)
+    return PeriodicEvaluation(
+        cfg.train.eval_period,
+        lambda: evaluator(parts.model, parts.ema),
+        tracker if judged else None,
+        save_best if best.enabled else None,
+    )

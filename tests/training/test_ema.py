@@ -60,6 +60,16 @@ def test_the_state_names_every_saved_tensor_once():
     assert not names & {"alias.weight", "mean"}
 
 
+def test_the_average_as_a_state_dict_of_the_model_loads_strictly():
+    net, ema, _ = trained()
+    state = ema.model_state_dict()
+    assert state.keys() == net.state_dict().keys() and "alias.weight" in state
+    other = Net()
+    other.load_state_dict(state)
+    with ema.applied():
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+
+
 def test_frozen_weights_take_no_memory_of_their_own_and_stay_exact():
     net, ema, history = trained()
     assert ema.state_dict()["frozen.weight"].data_ptr() == net.frozen.weight.data_ptr()
