@@ -30,7 +30,8 @@ from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
 
-logger = logging.getLogger("timm backbone")
+logger = logging.getLogger(__name__)
+feature_logger = logging.getLogger("timm backbone")  # detrex's name for it
 
 
 class TimmBackbone(Backbone):
@@ -124,7 +125,8 @@ class TimmBackbone(Backbone):
         self._windows = attach_windows(self.vit, window_size, window_block_indexes)
         self._freeze(freeze)
         self._set_shapes(indices, out_features)
-        logger.info("%s: %s; %s", model_name, self.weights_report, self._describe_maps())
+        logger.info("%s: %s", model_name, self.weights_report)
+        feature_logger.info("%s: %s", model_name, self._describe_maps())
 
     @property
     def vit(self) -> nn.Module | None:

@@ -250,3 +250,14 @@ def test_two_vits_in_one_file_are_not_guessed_between(tmp_path):
     torch.save(both, tmp_path / "both.pth")
     with pytest.raises(WeightsError, match=r"several ViTs, under 'image\.', 'depth\.'"):
         load(tmp_path / "both.pth")
+
+
+def test_report_is_one_line_of_the_projects_log(tmp_path, caplog):
+    torch.save(tiny_vit().vit.state_dict(), tmp_path / "weights.pth")
+    with caplog.at_level("INFO"):
+        load(tmp_path / "weights.pth", patch_size=16)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dinov2_detrex")]
+    assert line == (
+        f"{PLAIN}: weights from {tmp_path}/weights.pth (timm, patch 14x14, grid 8x8): "
+        "positions 8x8 -> 7x7 (img_size=128 would keep them); patch 14x14 -> 16x16 (pi)"
+    )
