@@ -26,7 +26,7 @@ def explain(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, DatasetError):
         return UserError(text)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
         return OutOfMemory(f"out of memory ({text.splitlines()[0]}); {ADVICE}")
     if "DataLoader worker" in text and "killed by signal" in text:
         return OutOfMemory(
@@ -45,7 +45,7 @@ def building(part: str):
     """
     try:
         yield
-    except (UserError, DatasetError, torch.OutOfMemoryError):
+    except (UserError, DatasetError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"

@@ -12,10 +12,14 @@ from detectron2.utils import comm
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dinov2_detrex.training.errors import UsageError
+
+try:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+except ImportError:  # torch 2.4
+    from torch.distributed._tensor import DTensor, distribute_tensor
 
 
 def is_sharded(train) -> bool:

@@ -99,12 +99,13 @@ def test_a_longer_max_iter_continues_a_finished_run(train):
     assert status == 0 and final(folder)["iteration"] == 7
 
 
-def test_resuming_a_finished_run_evaluates_once_and_changes_nothing(train, capfd):
+def test_resuming_a_finished_run_evaluates_once_and_changes_nothing(train):
     _, folder = train("run", "train.max_iter=4")
-    expected = final(folder)
-    capfd.readouterr()
+    expected, results = final(folder), folder / "coco_instances_results.json"
+    text = results.read_text()
+    results.unlink()
     status, _ = train("run", "--resume", "train.max_iter=4")
-    assert status == 0 and capfd.readouterr().out.count("copypaste: Task: bbox") == 2  # weights, averaged weights
+    assert status == 0 and results.read_text() == text
     assert_equal(final(folder), expected)
 
 

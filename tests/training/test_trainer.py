@@ -130,7 +130,7 @@ def test_a_nan_in_a_run_names_the_last_good_checkpoint_and_keeps_it(train, capfd
 
 def test_running_out_of_memory_says_which_overrides_help():
     for error in (
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("can't allocate memory"),
     ):
         explained = failures.explain(error)
