@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
+from omegaconf import OmegaConf
 from timm.layers import Format, nhwc_to
 from timm.models._features import FeatureGetterNet
 from torch import nn
@@ -108,9 +109,9 @@ class TimmBackbone(Backbone):
             "out_indices": indices,
             "norm_layer": norm_layer,
             "patch_size": patch_size,
-            "img_size": _as_size(img_size),
+            "img_size": _plain(img_size),
             "drop_path_rate": drop_path_rate or None,
-            **timm_kwargs,
+            **{name: _plain(value) for name, value in timm_kwargs.items()},
         }
         self.timm_model = build_features(model_name, norm, **options)
         _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
@@ -242,8 +243,11 @@ def _check_needs_vit(vit: nn.Module | None, model_name: str, **switches: bool) -
         raise ValueError(f"{', '.join(on)}: for plain ViTs only, and {model_name!r} is none")
 
 
-def _as_size(img_size: int | Sequence[int] | None) -> int | tuple[int, int] | None:
-    return img_size if img_size is None or isinstance(img_size, int) else tuple(img_size)
+def _plain(value: Any) -> Any:
+    """Lists and dicts of a config as Python's own (lists as tuples), which is all that timm knows."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _select(names: list[str], out_features: Sequence[str] | None) -> list[str]:

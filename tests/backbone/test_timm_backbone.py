@@ -102,6 +102,16 @@ def test_detrexs_config_runs_as_it_stands():
     ]
 
 
+def test_lists_of_a_config_reach_timm_as_its_own_kind():
+    config = L(TimmBackbone)(model_name=PLAIN, img_size=[56, 112], out_indices=[0, 2], window_size=2, **TINY)
+    config.window_block_indexes = [0, 1]
+    backbone = instantiate(config).eval()
+    assert backbone.vit.patch_embed.grid_size == (4, 8)
+    assert list(backbone(random_images(1, 3, 56, 84))) == ["p0", "p2"]
+    stages = instantiate(L(TimmBackbone)(model_name="test_convnext", depths=[1, 1, 1, 1], out_indices=[3]))
+    assert list(stages.output_shape()) == ["p3"]
+
+
 def test_unknown_name_is_an_error_that_suggests_near_ones():
     with pytest.raises(RuntimeError, match="'vit_base_patch14_dinov3'.*vit_base_patch16_dinov3") as error:
         TimmBackbone("vit_base_patch14_dinov3")
