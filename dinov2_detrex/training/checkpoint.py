@@ -76,12 +76,12 @@ class RunCheckpoints:
 
     Args:
         folder: where they lie.
-        max_to_keep: periodic files that stay, those of earlier starts of the run included; 0 or less keeps all.
+        max_to_keep: periodic files that stay, those of earlier starts of the run included; None or 0 keeps all.
         prefix: of the periodic files.
     """
 
-    def __init__(self, folder: str | os.PathLike, max_to_keep: int = 0, prefix: str = "model"):
-        self.folder, self.max_to_keep, self.prefix = Path(folder), max_to_keep, prefix
+    def __init__(self, folder: str | os.PathLike, max_to_keep: int | None = None, prefix: str = "model"):
+        self.folder, self.max_to_keep, self.prefix = Path(folder), max_to_keep or 0, prefix
 
     def periodic(self) -> list[Path]:
         """`{prefix}_{iteration:07d}.pth` files, oldest iteration first."""

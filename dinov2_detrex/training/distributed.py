@@ -5,6 +5,7 @@ When one process of a run dies, the others are ended instead of waiting for it f
 
 import datetime
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -115,6 +116,12 @@ def _wait(context, messages) -> int:
         while not context.join():
             pass
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        for rank, process in enumerate(context.processes):
+            if (
+                -(process.exitcode or 0) > 0 and -process.exitcode != signal.SIGTERM
+            ):  # which is how the others are ended
+                name = signal.Signals(-process.exitcode).name
+                raise UserError(f"process {rank} of the run was killed by {name}; the others were ended") from None
         if not messages.empty():  # the others may have failed of its end, and louder
             status, message = messages.get()
             failure = UserError(message)
@@ -122,7 +129,7 @@ def _wait(context, messages) -> int:
             raise failure from None
         if isinstance(error, mp.ProcessRaisedException):
             raise
-        cause = f"was killed by {error.signal_name}" if error.signal_name else f"ended with status {error.exit_code}"
+        cause = f"was ended by {error.signal_name}" if error.signal_name else f"ended with status {error.exit_code}"
         raise UserError(f"process {error.error_index} of the run {cause}; the others were ended") from None
     return 0
 

@@ -30,8 +30,8 @@ class Evaluator:
     """
 
     def __init__(self, cfg_dataloader, validation_loss: bool = False):
-        self.cfg, self.with_losses = cfg_dataloader, validation_loss
-        self._loss_loader = None
+        self.cfg = cfg_dataloader
+        self._loss_loader = instantiate(_labelled(self.cfg.test)) if validation_loss else None
         self._evaluators = {}
         if self.cfg.get("evaluator") is not None:
             self._loader = instantiate(self.cfg.test)  # before the evaluator, which needs the data set registered
@@ -46,7 +46,7 @@ class Evaluator:
             logger.warning("no evaluation: the config has no dataloader.evaluator")
             return {}
         results = dict(self._evaluate(model))
-        if self.with_losses:
+        if self._loss_loader is not None:
             results["validation"] = self._losses(model)
         if ema is not None:
             with ema.applied():
@@ -73,7 +73,6 @@ class Evaluator:
 
     def _losses(self, model: nn.Module) -> dict[str, float]:
         """Mean training losses over the test images, "total" included; the model draws the same noise every time."""
-        self._loss_loader = self._loss_loader or instantiate(_labelled(self.cfg.test))
         sums, count = {}, 0
         with gathered(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
             for batch in self._loss_loader:

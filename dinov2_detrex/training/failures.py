@@ -19,6 +19,9 @@ ADVICE = (
 )
 
 
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
 def explain(error: BaseException) -> UserError | None:
     """The one-line form of an error from the training loop; None for what is a bug."""
     text = str(error)
@@ -33,6 +36,8 @@ def explain(error: BaseException) -> UserError | None:
             f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
             "try dataloader.train.num_workers=... with fewer, or 0"
         )
+    if isinstance(error, RuntimeError) and any(words in text for words in LOST_CONNECTION):
+        return UserError(f"lost the connection to another process of the run, whose output says why ({text[:200]!r})")
     return None
 
 
