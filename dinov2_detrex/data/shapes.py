@@ -4,7 +4,7 @@
 
 Every picture has its own random stream, seeded by (seed, split, index), so it does not depend on how many others are
 made, and the same arguments give the same bytes. What a detector must not get for nothing is varied: size, place,
-rotation, colour and texture of one to five objects, the background, the size and aspect of the picture.
+tilt, colour and shading of one to five objects, the background, the size and aspect of the picture.
 """
 
 import argparse
@@ -25,13 +25,14 @@ CLASS_NAMES = ("circle", "triangle", "square")
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 
-_GENERATION = 1  # part of the manifest: raise it when the same arguments give other pictures
+_GENERATION = 2  # part of the manifest: raise it when the same arguments give other pictures
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 _SUPERSAMPLE = 3
 _MAX_OBJECTS = 5
-_OBJECT_EXTENT = (0.16, 0.55)  # diameter over the picture's short side
+_OBJECT_EXTENT = (0.2, 0.6)  # diameter over the picture's short side
+_MAX_TILT_RAD = math.radians(20)  # from upright, to either side
 _MAX_COVERED = 0.25  # of the smaller of two boxes, so that no object hides another
-_MIN_CONTRAST = 70.0  # distance in RGB, 0..441, between an object and the background behind it
+_MIN_CONTRAST = 90.0  # distance in RGB, 0..441, between an object and the background behind it
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +61,18 @@ def _quarter_turns(x: float, y: float, turns: int) -> tuple[float, float]:
     return x, y
 
 
-OUTLINES_XY = {  # corners inside the unit circle
-    "circle": _regular_polygon(48),
-    "triangle": _regular_polygon(3),
-    "square": _regular_polygon(4),
-    "star": _star(),
-    "cross": _cross(),
-}
-
-
 def _rotated(outline_xy: np.ndarray, angle_rad: float) -> np.ndarray:
     cos, sin = math.cos(angle_rad), math.sin(angle_rad)
     return outline_xy @ np.array([[cos, sin], [-sin, cos]])
+
+
+OUTLINES_XY = {  # corners inside the unit circle, upright where y points down
+    "circle": _regular_polygon(48),
+    "triangle": _rotated(_regular_polygon(3), -math.pi / 2),
+    "square": _rotated(_regular_polygon(4), math.pi / 4),
+    "star": _rotated(_star(), -math.pi / 2),
+    "cross": _cross(),
+}
 
 
 def polygon_area(corners_xy: np.ndarray) -> float:
@@ -99,7 +100,7 @@ def _draw_object(rng: np.random.Generator, image_hw: tuple[int, int], class_name
     low, high = np.log(_OBJECT_EXTENT)
     radius = 0.5 * min(image_hw) * math.exp(rng.uniform(low, high))
     category = int(rng.integers(len(class_names)))
-    corners = radius * _rotated(OUTLINES_XY[class_names[category]], rng.uniform(0, 2 * math.pi))
+    corners = radius * _rotated(OUTLINES_XY[class_names[category]], rng.uniform(-_MAX_TILT_RAD, _MAX_TILT_RAD))
     extent_min, extent_max = corners.min(axis=0), corners.max(axis=0)
     centre = rng.uniform(1 - extent_min, np.array([width, height]) - 1 - extent_max)
     corners = corners + centre
@@ -212,7 +213,7 @@ def draw_picture(rng: np.random.Generator, image_size: int, class_names=CLASS_NA
     canvas = _paint_background(rng, (height, width))
     for item in objects:
         _paint_object(rng, canvas, item["corners"])
-    canvas += rng.normal(0, rng.uniform(0, 10), canvas.shape)
+    canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape)
     return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8)), objects
 
 
@@ -279,9 +280,9 @@ def _put_in_place(finished: Path, root: Path) -> None:
 
 def generate_shapes(
     root: str | os.PathLike | None = None,
-    num_train: int = 3000,
+    num_train: int = 4000,
     num_val: int = 300,
-    image_size: int = 160,
+    image_size: int = 128,
     seed: int = 0,
     class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> Path:
@@ -336,9 +337,9 @@ def generate_shapes(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Generate the shapes data set (COCO format).")
     parser.add_argument("--root", help="its folder (default: shapes under $DETECTRON2_DATASETS, else ./datasets)")
-    parser.add_argument("--num-train", type=int, default=3000)
+    parser.add_argument("--num-train", type=int, default=4000)
     parser.add_argument("--num-val", type=int, default=300)
-    parser.add_argument("--image-size", type=int, default=160, help="the longest side possible, in pixels")
+    parser.add_argument("--image-size", type=int, default=128, help="the longest side possible, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--class-names", nargs="+", default=list(CLASS_NAMES), choices=list(OUTLINES_XY))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
