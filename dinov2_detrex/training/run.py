@@ -157,7 +157,11 @@ def load_initial(model: nn.Module, path: str) -> dict:
         raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
     if path and "://" not in path and Path(local).suffix == ".pth":
         checkpoint.read(local)  # damaged or unsafe files end here, with one line
-    return DetectionCheckpointer(model).load(path) if path else {}
+    try:
+        return DetectionCheckpointer(model).load(path) if path else {}
+    except Exception as error:  # downloads and foreign formats fail in many ways
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"train.init_checkpoint={path} cannot be loaded: {cause}") from error
 
 
 def _load_exactly(model: nn.Module, state: dict) -> None:

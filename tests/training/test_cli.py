@@ -81,6 +81,13 @@ def test_a_missing_coco_is_answered_with_the_expected_folders(monkeypatch, tmp_p
     assert "instances_train2017.json" in stderr and "train2017" in stderr and "DETECTRON2_DATASETS" in stderr
 
 
+def test_weights_that_cannot_be_downloaded_are_named_with_the_cause(train, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    assert train("run", "train.init_checkpoint=http://127.0.0.1:9/x.pth")[0] == 1  # nothing listens on port 9
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: train.init_checkpoint=http://127.0.0.1:9/x.pth cannot be loaded: ")
+
+
 def test_debug_shows_where_an_error_came_from(train, capfd):
     assert train("run", "--debug", "model.width=none")[0] == 1
     stderr = capfd.readouterr().err
