@@ -51,6 +51,8 @@ class DINO(nn.Module):
         ValueError: `num_queries` is not what the transformer selects.
     """
 
+    class_sized = ("class_embed", "transformer.decoder.class_embed", "label_enc")  # parts with a row for each class
+
     def __init__(
         self,
         backbone,

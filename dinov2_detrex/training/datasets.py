@@ -2,7 +2,8 @@
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from dinov2_detrex.data.registration import CHECK_OPTIONS, usable_json
+from dinov2_detrex.data.classes import class_names_by_id
+from dinov2_detrex.data.registration import CHECK_OPTIONS, class_names_of, usable_json
 from dinov2_detrex.training.errors import UserError
 from dinov2_detrex.training.overrides import nearest_keys
 
@@ -28,6 +29,15 @@ def dataset_names(cfg_loader) -> list[str]:
     dataset = cfg_loader.get("dataset") if cfg_loader is not None else None
     names = dataset.get("names") if hasattr(dataset, "get") else None
     return [names] if isinstance(names, str) else [name for name in names or [] if isinstance(name, str)]
+
+
+def class_names(cfg_loader) -> list[str]:
+    """Class names of the loader's first data set by contiguous index, before it is loaded; [] where it has none."""
+    names = dataset_names(cfg_loader)
+    if not names:
+        return []
+    json_file = cfg_loader.dataset.get("json_file")
+    return list(class_names_by_id(json_file).values()) if json_file else class_names_of(names[0])
 
 
 def dataset_metadata(cfg_loader) -> dict:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
@@ -14,10 +13,11 @@ from torch import nn
 
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
 from dinov2_detrex.training.data_order import build_train_loader
-from dinov2_detrex.training.datasets import check_datasets, dataset_metadata
+from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged, UserError
 from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, Evaluator, PeriodicEvaluation
+from dinov2_detrex.training.initial import load_initial
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
 from dinov2_detrex.training.seeding import draw_run_seed, seed_generators
@@ -106,7 +106,7 @@ def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        load_initial(model, cfg.train.init_checkpoint)
+        load_initial(model, cfg.train.init_checkpoint, lambda: class_names(cfg.dataloader.train))
     wrapped = parallel.wrap(model, cfg.train, device)
     optimizer, clip = _build_optimizer(cfg, model)
     averaging = cfg.train.model_ema
@@ -148,20 +148,6 @@ def _build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     with failures.building("model"):
         model = instantiate(cfg.model)
         return model if parallel.is_sharded(cfg.train) else model.to(device)  # shards are moved one by one
-
-
-def load_initial(model: nn.Module, path: str) -> dict:
-    """Start from the weights in `path`, as far as names and shapes agree; what else the file holds is returned."""
-    local = path.partition("?")[0]
-    if path and "://" not in path and not Path(local).is_file():
-        raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
-    if path and "://" not in path and Path(local).suffix == ".pth":
-        checkpoint.read(local)  # damaged or unsafe files end here, with one line
-    try:
-        return DetectionCheckpointer(model).load(path) if path else {}
-    except Exception as error:  # downloads and foreign formats fail in many ways
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"train.init_checkpoint={path} cannot be loaded: {cause}") from error
 
 
 def _load_exactly(model: nn.Module, state: dict) -> None:

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.training.cli import main
-from dinov2_detrex.training.run import load_initial
+from dinov2_detrex.training.initial import load_initial
 
 CONFIG = str(recipes_dir() / "projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py")
 TINY = [
