@@ -83,6 +83,7 @@ def load(config_file: str, overrides: list[str]):
     cfg = setup.load_config(setup.find_config(config_file))
     apply_overrides(cfg, overrides)
     setup.apply_fast_dev_run(cfg)
+    setup.check_references(cfg)
     return cfg
 
 

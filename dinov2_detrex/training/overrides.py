@@ -10,6 +10,7 @@ import inspect
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +26,8 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         overrides: e.g. ["train.max_iter=100", "+model.note=mine", "data.names=[a,b]", "~optimizer.betas"].
 
     Raises:
-        UsageError: an override does not parse, names an unknown key, asks for a sweep, or does not fit.
+        UsageError: an override does not parse, names an unknown key, asks for a sweep, puts text where a number is, or
+            does not fit.
     """
     for text in overrides:
         override = _parse(text)
@@ -79,6 +81,9 @@ def _check_key(cfg, key: str, value, text: str) -> None:
     if isinstance(value, dict) and isinstance(node, DictConfig):
         for name, inner in value.items():  # a dictionary is merged, so its keys must be known as well
             _check_key(cfg, f"{key}.{name}", inner, text)
+    is_number = isinstance(node, (int, float)) and not isinstance(node, bool)
+    if is_number and isinstance(value, (str, QuotedString)) and "${" not in str(value):
+        raise UsageError(f"override {text!r}: {key} is a number ({node}), {str(value)!r} is text")
 
 
 def _has(node, part: str) -> bool:

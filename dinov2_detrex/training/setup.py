@@ -10,10 +10,11 @@ from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dinov2_detrex.config import get_config, recipes_dir
 from dinov2_detrex.env import describe
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.training.errors import UsageError, UserError
 from dinov2_detrex.training.overrides import nearest_keys
 
 logger = logging.getLogger(__name__)
@@ -52,13 +53,27 @@ def load_config(path: Path) -> DictConfig:
     """
     try:
         cfg = LazyConfig.load(str(path))
-    except (ValueError, SyntaxError) as error:
-        raise UsageError(f"config file {path} cannot be read: {error}") from error
+    except Exception as error:  # a config is a program of the user's, or YAML
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"config file {path} cannot be loaded: {cause} (--debug shows where)") from error
     missing = [name for name in REQUIRED if name not in cfg]
     if missing:
         raise UsageError(f"config file {path} is no training config: it defines no {', '.join(missing)}")
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     return cfg
+
+
+def check_references(cfg: DictConfig) -> None:
+    """Follow every interpolation once, so that a value which another one cannot be computed from is found at once.
+
+    Raises:
+        UsageError: naming the value that has none.
+    """
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UsageError(f"the config does not fit together: {key}{str(error).splitlines()[0]}") from error
 
 
 def apply_fast_dev_run(cfg: DictConfig) -> None:
@@ -69,7 +84,15 @@ def apply_fast_dev_run(cfg: DictConfig) -> None:
 
 
 def set_up_loggers(output_dir: str) -> None:
-    """Console and `log.txt` for this project, both engines and fvcore."""
+    """Console and `log.txt` for this project, both engines and fvcore.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"train.output_dir={output_dir} cannot be made: {error.strerror}") from error
     for name in LOGGERS:
         setup_logger(output_dir, comm.get_rank(), name=name)
 

@@ -29,6 +29,8 @@ COCO = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
     [
         (["train.max_itr=5"], 2, ["'train.max_itr'", "train.max_iter", "+train.max_itr=5"]),
         (["train.max_iter"], 2, ["'train.max_iter'", "key=value"]),
+        (["train.max_iter=abc"], 2, ["train.max_iter", "number", "'abc'"]),
+        (["model.width=${nowhere}"], 2, ["model.width", "nowhere"]),
         (["--resum"], 2, ["--resum", "--help"]),
         (["train.init_checkpoint=missing.pth"], 1, ["missing.pth"]),
         (["dataloader.train.dataset.json_file=/missing/train.json"], 1, ["tiny_train", "/missing/train.json"]),
@@ -39,7 +41,7 @@ COCO = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
             2,
             ["total_batch_size=3", "multiple of 2"],
         ),
-        (["model.width=none"], 1, ["model", "--debug"]),
+        (["model.dropout=7"], 1, ["model", "--debug"]),
         (["train.amp.enabled=true", "train.amp.dtype=int8"], 2, ["train.amp.dtype=int8", "bfloat16"]),
         (["train.scale_lr={reference_batch_size:1,rule:cubic}"], 2, ["cubic", "linear"]),
     ],
@@ -68,6 +70,29 @@ def test_a_wrong_flag_is_one_line_that_names_it(capfd, arguments, words):
     assert stderr.count("\n") == 0 and all(word in stderr for word in words), stderr
 
 
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("absent.py", "from .elsewhere import model", ["ImportError", "elsewhere"]),
+        ("typo.py", "model = dikt()", ["NameError", "dikt"]),
+        ("broken.py", "model = dict(", ["SyntaxError"]),
+        ("broken.yaml", "model: [", ["broken.yaml"]),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, capfd, name, text, words):
+    (tmp_path / name).write_text(text)
+    assert cli.main(["--config-file", str(tmp_path / name)]) == 2
+    stderr = capfd.readouterr().err.strip()
+    assert stderr.count("\n") == 0 and all(word in stderr for word in [name, *words]), stderr
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line_that_names_it(train, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert train("file/run")[0] == 1
+    stderr = capfd.readouterr().err.strip()
+    assert stderr.count("\n") == 0 and f"train.output_dir={tmp_path / 'file/run'}" in stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_cuda_where_there_is_none_is_refused_with_the_way_out(train, capfd):
     assert train("run", "train.device=cuda")[0] == 2
@@ -89,7 +114,7 @@ def test_weights_that_cannot_be_downloaded_are_named_with_the_cause(train, monke
 
 
 def test_debug_shows_where_an_error_came_from(train, capfd):
-    assert train("run", "--debug", "model.width=none")[0] == 1
+    assert train("run", "--debug", "model.dropout=7")[0] == 1
     stderr = capfd.readouterr().err
     assert "Traceback" in stderr and stderr.strip().splitlines()[-1].startswith("error: ")
 
@@ -184,6 +209,32 @@ def test_weights_for_other_classes_give_all_but_the_class_sized_tensors_and_say_
     assert "cls.weight" in out and "cls.bias" in out and "box.weight" not in out
     start, end = (checkpoint.read(f / "model_final.pth")["model"] for f in (first, first.parent / "second"))
     assert torch.equal(start["box.weight"], end["box.weight"]) and end["cls.weight"].shape[0] == 5
+
+
+def test_weights_for_as_many_other_classes_give_all_but_the_class_sized_tensors_and_say_so(
+    train, tiny_shapes, tmp_path, capfd
+):
+    document = json.loads((tiny_shapes / "annotations" / "instances_train.json").read_text())
+    for category in document["categories"]:
+        category["name"] = "other " + category["name"]
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    data = "dataloader.train.dataset.names=other", f"dataloader.train.dataset.json_file={tmp_path / 'other.json'}"
+    still = ("train.max_iter=1", "train.eval_period=0", "optimizer.lr=0")
+    _, built = train("built", *still)
+    _, first = train("first", *SHORT)
+    given = f"train.init_checkpoint={first}/model_final.pth"
+    capfd.readouterr()
+    _, same = train("same", *still, given)
+    assert "trained on the classes" not in capfd.readouterr().out
+    _, other = train("other", *still, given, *data)
+    out = capfd.readouterr().out
+    assert "[circle, triangle, square], not [other circle, " in out and "are cls.weight, cls.bias" in out
+    states = [checkpoint.read(folder / "model_final.pth")["model"] for folder in (built, first, same, other)]
+    built, first, same, other = ({name: state[name] for name in ("cls.weight", "box.weight")} for state in states)
+    assert not torch.equal(first["cls.weight"], built["cls.weight"])
+    assert torch.equal(same["cls.weight"], first["cls.weight"])
+    assert torch.equal(other["cls.weight"], built["cls.weight"])
+    assert torch.equal(other["box.weight"], first["box.weight"])
 
 
 def test_interrupting_ends_with_one_line_that_says_how_to_go_on(command):
