@@ -11,11 +11,12 @@ IMPORT_ALL = """
 import builtins, json, logging, random, sys
 import dinov2_detrex, detectron2
 light = "torch" not in sys.modules and isinstance(detectron2.__version__, str)
-optional = ["matplotlib", "tensorboard", "wandb", "cv2", "black", "fairscale", "shapely", "pkg_resources"]
+optional = ["torchvision", "matplotlib", "tensorboard", "wandb", "cv2", "black", "fairscale", "shapely", "pkg_resources"]
 for name in optional:
     sys.modules[name] = None  # importing it now raises
 before = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)
 import detectron2.config, detectron2.engine, detectron2.checkpoint, detectron2.solver
+import detectron2.data, detectron2.evaluation, detectron2.layers, detectron2.modeling, detectron2.structures
 from detectron2.utils import collect_env, comm, env, events, file_io, logger, registry, visualizer
 
 after = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)

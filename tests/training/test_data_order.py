@@ -1,7 +1,10 @@
 """The data order: a pure function of seed and iteration, whatever the workers, the start and the processes."""
 
+import functools
+import gc
 import itertools
 import random
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -134,6 +137,24 @@ def test_an_image_that_the_mapper_refuses_is_replaced_the_same_way_every_time():
     whole = take(build_train_loader(cfg, seed=3), 4)
     assert all(image % 2 for batch in whole for image, _ in batch)
     assert take(build_train_loader(cfg, seed=3, start_iter=2), 2) == whole[2:]
+
+
+class WatchedRecords(list):
+    """A list that tells whether it is still there."""
+
+    def __init__(self, built):
+        super().__init__(records())
+        built.append(weakref.ref(self))
+
+
+def test_a_loader_keeps_no_list_of_records():
+    """Every worker that looks at a list's elements copies them, one reference count after the other."""
+    built = []
+    watched = functools.partial(WatchedRecords, built)  # as the target, since an argument would be a copy
+    loader = build_train_loader(loader_config(dataset=L(watched)()), seed=3)
+    gc.collect()
+    assert len(built) == 1 and built[0]() is None
+    assert len(take(loader, 3)) == 3
 
 
 def test_a_mapper_that_refuses_everything_is_an_error_that_says_so():

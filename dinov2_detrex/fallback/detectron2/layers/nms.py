@@ -2,7 +2,6 @@
 
 import torch
 from detectron2.left_out import refuse
-from torchvision.ops import boxes as box_ops
 
 
 def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -17,6 +16,8 @@ def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, i
     Returns:
         int64 indices of the kept boxes, best score first.
     """
+    from torchvision.ops import boxes as box_ops  # here, because it takes a second and DINO needs no suppression
+
     assert boxes.shape[-1] == 4, f"boxes must be (N, 4), got {tuple(boxes.shape)}"
     return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
 
