@@ -56,15 +56,17 @@ def test_the_tool_trains_and_evaluates_from_any_folder_without_an_installation(e
 
 @pytest.fixture
 def wheel(tmp_path, python):
-    """The project's wheel, built from a copy so that the checkout stays clean."""
-    pytest.importorskip("setuptools", minversion="70.1")  # the first that builds wheels by itself
+    """The project's wheel, built from its sdist, which is made of a copy so that the checkout stays clean."""
+    pytest.importorskip("setuptools", minversion="77")  # what pyproject.toml asks for
     source, python_only = tmp_path / "source", shutil.ignore_patterns("__pycache__", "*.pyc")
     for folder in ("dinov2_detrex", "configs", "projects"):
         shutil.copytree(ROOT / folder, source / folder, ignore=python_only)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name) if (ROOT / name).exists() else (source / name).touch()
+        shutil.copy(ROOT / name, source / name)
+    check_call([python, "setup.py", "-q", "sdist", "-d", tmp_path / "dist"], cwd=source)
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     build = [python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q"]
-    check_call([*build, "-w", tmp_path / "dist", source])
+    check_call([*build, "-w", tmp_path / "dist", sdist])
     return next((tmp_path / "dist").glob("*.whl"))
 
 
@@ -81,5 +83,10 @@ def test_the_wheel_installs_into_a_clean_environment_and_trains_outside_the_chec
     where = "import dinov2_detrex; print(dinov2_detrex.__file__)"
     imported = Path(check_call([clean, "-c", where], cwd=folder, env=env).stdout.strip())
     assert imported.is_relative_to(packages)
+    shipped, here = (
+        {path.relative_to(root) for folder in ("configs", "projects") for path in (root / folder).rglob("*.py")}
+        for root in (imported.parent, ROOT)
+    )
+    assert shipped == here
     check_call([clean.parent / "dinov2-detrex-train", "--config-file", CONFIG, *SMALL], cwd=folder, env=env)
     assert_trained(folder)
