@@ -77,6 +77,23 @@ def assemble(rows: Sequence[Sequence[tuple[str, Image.Image]]], tile_px: int) ->
     return sheet
 
 
+def draw_detections(
+    file_name: str | os.PathLike, detections: Sequence[Mapping], category_ids: Sequence[int]
+) -> Image.Image:
+    """The upright picture of a file with its detections, the first ones on top.
+
+    Args:
+        file_name: any picture.
+        detections: COCO results with "category_name", as `inference.Predictor` gives them.
+        category_ids: of all classes; the place in it gives a class its colour.
+    """
+    boxes_xyxy = np.array([detection["bbox"] for detection in detections], dtype=np.float64).reshape(-1, 4)
+    boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
+    indices = [list(category_ids).index(detection["category_id"]) for detection in detections]
+    labels = [f"{detection['category_name']} {detection['score']:.2f}" for detection in detections]
+    return draw_boxes(open_upright(file_name), boxes_xyxy, indices, labels)
+
+
 # ------------------------------------------------------------------------------- ground truth beside predictions
 
 

@@ -1,0 +1,104 @@
+"""What does a trained detector see in a picture? The run's config and a checkpoint are all that is needed.
+
+    predictor = Predictor(cfg, "output/mine/model_best.pth")
+    predictor("photo.jpg", score_threshold=0.5)
+
+Class names and category ids are those of the training data, which the checkpoint carries: the data may be gone.
+"""
+
+import copy
+import os
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import BoxMode
+from torch import nn
+
+from dinov2_detrex.analysis import weights_off
+from dinov2_detrex.training import checkpoint
+from dinov2_detrex.training.errors import UserError
+from dinov2_detrex.training.precision import choose_device
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and the data set's own category ids, by contiguous index."""
+
+    names: list[str]
+    category_ids: list[int]
+
+
+def classes_of_checkpoint(content: dict, num_classes: int) -> Classes:
+    """The classes that a checkpoint was trained on; numbers from 0 where it does not say, as detrex's do not.
+
+    Args:
+        content: of the file.
+        num_classes: of the model.
+
+    Raises:
+        UserError: it holds another number of names.
+    """
+    metadata = content.get("metadata") or {}
+    names = list(metadata.get("thing_classes") or map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise UserError(f"the checkpoint has the names of {len(names)} classes, the config's model has {num_classes}")
+    index_of = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(num_classes)}
+    return Classes(names, sorted(index_of, key=index_of.get))
+
+
+class Predictor:
+    """A detector with its weights and class names, ready for pictures.
+
+    Args:
+        cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at.
+        checkpoint_path: weights for exactly this model.
+
+    Raises:
+        UserError: the file cannot be read, or is of another model.
+    """
+
+    def __init__(self, cfg, checkpoint_path: str | os.PathLike):
+        content = checkpoint.read(checkpoint_path)
+        self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
+        self.device = choose_device(cfg.train.device)
+        cfg = copy.deepcopy(cfg)
+        weights_off(cfg.model)  # they come from the checkpoint
+        model = instantiate(cfg.model)
+        _load(model, content.get("model", content), checkpoint_path)
+        self.model = model.to(self.device).eval()
+        self.mapper = instantiate(cfg.dataloader.test.mapper)
+
+    @torch.inference_mode()
+    def __call__(self, file_name: str | os.PathLike, score_threshold: float = 0.3) -> list[dict]:
+        """Detections in a picture, the best first.
+
+        Returns:
+            COCO results with names: "category_id" of the training data, "category_name", "score", and "bbox" XYWH in
+            pixels of the picture, upright.
+
+        Raises:
+            OSError: the picture cannot be read; names the file.
+        """
+        instances = self.model([self.mapper({"file_name": os.fspath(file_name)})])[0]["instances"].to("cpu")
+        instances = instances[instances.scores >= score_threshold]
+        boxes_xywh = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+        order = instances.scores.argsort(descending=True).tolist()
+        return [
+            {
+                "category_id": self.classes.category_ids[int(instances.pred_classes[i])],
+                "category_name": self.classes.names[int(instances.pred_classes[i])],
+                "score": float(instances.scores[i]),
+                "bbox": boxes_xywh[i].tolist(),
+            }
+            for i in order
+        ]
+
+
+def _load(model: nn.Module, state: dict, path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join((str(error).splitlines() + [""])[1].split())
+        hint = "use the run's own config.yaml"
+        raise UserError(f"{path} is of another model than the config's ({first}); {hint}") from error
