@@ -14,8 +14,10 @@ class OutOfMemory(UserError):
 
 ADVICE = (
     "less memory: train.accumulate.steps=2 (the same result in smaller parts), train.amp.enabled=true, "
-    "dataloader.train.total_batch_size=..., smaller images, model.transformer.decoder.use_checkpoint=true, "
-    "train.fsdp.enabled=true over several GPUs"
+    "model.transformer.encoder.use_checkpoint=true (most is kept there), "
+    "model.transformer.decoder.use_checkpoint=true, model.backbone.net.use_act_checkpoint=true, "
+    "model.backbone.net.freeze=true, dataloader.image.size=..., "
+    "dataloader.train.total_batch_size=..., train.fsdp.enabled=true over several GPUs"
 )
 
 

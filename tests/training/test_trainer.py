@@ -1,6 +1,7 @@
 """The training step: accumulation equals the large batch, broken losses end the run, rates follow the schedule."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamSc
 from torch import nn
 
 from dinov2_detrex.training import checkpoint, failures
+from dinov2_detrex.training.cli import load
 from dinov2_detrex.training.errors import TrainingDiverged, UsageError, UserError
 from dinov2_detrex.training.lr import LearningRate, scale_learning_rates
 from dinov2_detrex.training.trainer import Trainer
@@ -138,17 +140,13 @@ def test_running_out_of_memory_says_which_overrides_help():
     assert failures.explain(RuntimeError("a bug")) is None
 
 
-def test_the_overrides_that_the_advice_names_exist(tiny_env):
-    import re
-
-    from dinov2_detrex.training.cli import load
-
-    cfg = load("projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py", [])
-    for key in re.findall(r"([a-z_.]+\.[a-z_.]+)=", failures.ADVICE):
-        node = cfg
-        for part in key.split("."):
-            assert part in node, key
-            node = node[part]
+@pytest.mark.parametrize("recipe", ["COCO/dino_dinov2_b_12ep", "custom/dino_dinov2_s_custom"])
+def test_the_overrides_that_the_advice_names_exist(recipe):
+    advised = re.findall(r"([a-z_.]+\.[a-z_.]+)=([a-z0-9]*)", failures.ADVICE)
+    assert len(advised) >= 8
+    overrides = [f"{key}={value or 64}" for key, value in advised]
+    cfg = load(f"projects/dino_dinov2/configs/{recipe}.py", overrides)  # raises on an unknown key
+    assert cfg.model.transformer.encoder.use_checkpoint is True and cfg.dataloader.image.short_sides[-1] == 64
 
 
 class Clock:
