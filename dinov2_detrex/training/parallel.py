@@ -6,6 +6,7 @@ the parameters of one block at a time. Checkpoints hold whole tensors in every c
 
 import contextlib
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from detectron2.utils import comm
@@ -39,6 +40,8 @@ def wrap(model: nn.Module, train, device: torch.device) -> nn.Module:
         return shard(model, train.fsdp.modules, device)
     options = dict(train.ddp)
     compress = options.pop("fp16_compression", False)
+    if "broadcast_buffers" in options and "forward_sync_buffers" in signature(DistributedDataParallel).parameters:
+        options["forward_sync_buffers"] = options.pop("broadcast_buffers")  # its name since torch 2.13
     wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **options)
     if compress:
         wrapped.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)

@@ -104,6 +104,7 @@ def test_a_sharded_run_has_the_checkpoint_of_a_whole_one_and_resumes_as_one(trai
 def test_torchrun_starts_the_processes_of_a_run(call):
     result, folder = call("run", "train.max_iter=2", "train.eval_period=0", launcher=TORCHRUN)
     assert result.returncode == 0, result.stderr
+    assert "deprecated" not in result.stderr  # DDP's keywords have their present names
     assert checkpoint.read(folder / "model_final.pth")["iteration"] == 1
     assert sorted(p.name for p in folder.glob("log.txt*")) == ["log.txt", "log.txt.rank1"]
 
