@@ -172,7 +172,8 @@ def _check_images(images: list[dict], root: Path, skip_bad: bool, report: Datase
         if isinstance(finding, str) and skip_bad:
             report.harmless["images skipped that are missing, unreadable or of another size"] += 1
         elif isinstance(finding, str):
-            report.harmful.append(f"image {entry['id']}: {finding} (skip_bad_images=true skips such images)")
+            hint = "dataloader.train.dataset.skip_bad_images=true skips such images"
+            report.harmful.append(f"image {entry['id']}: {finding} ({hint})")
         else:
             if entry.get("height") is None or entry.get("width") is None:
                 report.harmless["image sizes filled in"] += 1

@@ -37,8 +37,15 @@ def count_classes(json_file: str | os.PathLike) -> int:
 
 
 def count_images(json_file: str | os.PathLike) -> int:
-    """Number of images that a JSON lists, with and without boxes."""
-    return _outline(json_file)[1]
+    """Number of images that a JSON lists, with and without boxes.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    count = _outline(json_file)[1]
+    if not count:
+        raise DatasetError(f"{os.fspath(json_file)} lists no images")
+    return count
 
 
 def _outline(json_file: str | os.PathLike) -> tuple[tuple[tuple[int, str], ...], int]:

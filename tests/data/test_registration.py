@@ -141,6 +141,11 @@ def test_counts_follow_a_changed_file(sound_coco):
     assert (count_classes(sound_coco.json_file), count_images(sound_coco.json_file)) == (3, 3)
 
 
+def test_a_json_without_images_is_refused_by_name(coco):
+    with pytest.raises(DatasetError, match="train.json lists no images"):
+        count_images(coco.write().json_file)
+
+
 def test_counting_the_classes_of_no_file_says_what_to_give(tmp_path):
     with pytest.raises(DatasetError, match="data.train.json"):
         count_classes("")
