@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from dinov2_detrex import get_config
 from dinov2_detrex.config import recipes_dir
+from dinov2_detrex.training import cli, setup
 
 ROOT = recipes_dir()
 ALL = sorted(
@@ -43,6 +44,21 @@ def test_config_dumps_to_yaml_that_loads_equal(name, tmp_path):
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     LazyConfig.save(again, str(tmp_path / "again.yaml"))
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_config_that_a_run_saves_is_a_recipe_for_the_same_run(name, tmp_path):
+    first = setup.write_config(cli.load(name, []), str(tmp_path / "first"))
+    again = cli.load(str(first), [])
+    assert setup.write_config(again, str(tmp_path / "again")).read_text() == first.read_text()
+    assert instantiate(again.lr_multiplier)(0.5) == instantiate(_load(name).lr_multiplier)(0.5)
+    assert not OmegaConf.is_interpolation(again.model, "num_classes") and "${" not in first.read_text()
+
+
+def test_the_saved_config_builds_the_same_model(tmp_path):
+    again = cli.load(str(setup.write_config(cli.load(B_12EP, []), str(tmp_path))), [])
+    state, wanted = _build_model(again).state_dict(), _model_of(B_12EP).state_dict()
+    assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 
 
 @pytest.mark.parametrize("name", RECIPES)

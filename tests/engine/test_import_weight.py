@@ -11,7 +11,8 @@ IMPORT_ALL = """
 import builtins, json, logging, random, sys
 import dinov2_detrex, detectron2
 light = "torch" not in sys.modules and isinstance(detectron2.__version__, str)
-optional = ["torchvision", "matplotlib", "tensorboard", "wandb", "cv2", "black", "fairscale", "shapely", "pkg_resources"]
+optional = ["torchvision", "matplotlib", "tensorboard", "wandb", "cv2", "black", "fairscale", "shapely"]
+optional += ["pkg_resources"]
 for name in optional:
     sys.modules[name] = None  # importing it now raises
 before = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)

@@ -9,11 +9,10 @@ import time
 from collections import Counter
 
 import numpy as np
-from pycocotools import mask as coco_mask
-
 from detectron2.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
+from pycocotools import mask as coco_mask
 
 logger = logging.getLogger(__name__)
 
