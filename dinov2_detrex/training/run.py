@@ -75,7 +75,7 @@ def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool
             evaluate_only(cfg, device, saved)
         else:
             train(cfg, device, checkpoints, saved)
-    except TrainingDiverged as error:
+    except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:
         explained = failures.explain(error)
@@ -140,8 +140,16 @@ def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> 
     with failures.building("dataloader.test"):
         evaluator = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)
     results = evaluator(model.eval())
+    _compare_classes(saved.get("metadata") or {}, dataset_metadata(cfg.dataloader.test))
     if comm.is_main_process():
         print(results)
+
+
+def _compare_classes(of_weights: dict, of_data: dict) -> None:
+    """Warn where results are counted under other class names than the weights were trained on."""
+    trained, named = of_weights.get("thing_classes"), of_data.get("thing_classes")
+    if trained and named and list(trained) != list(named):
+        logger.warning("the weights were trained on the classes %s, the data set has %s", trained, named)
 
 
 def _build_model(cfg: DictConfig, device: torch.device) -> nn.Module:

@@ -118,13 +118,20 @@ class Trainer(TrainerBase):
         for number, (batch, weight) in enumerate(zip(batches, self._part_weights(batches)), start=1):
             with parallel.gradient_sync(self.model, number == self.parts):
                 with self.precision.autocast():
-                    losses = self.model(batch)
+                    losses = self._losses(batch)
                 losses = losses if isinstance(losses, dict) else {"total_loss": losses}
                 losses = {name: value * weight for name, value in losses.items()} if self.parts > 1 else losses
                 self.precision.scaler.scale(sum(losses.values())).backward()
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value.detach()
         return total
+
+    def _losses(self, batch: list[dict]):
+        try:
+            return self.model(batch)
+        except FloatingPointError as error:  # a detector that cannot match NaN to objects says so before any loss
+            names = ", ".join(image.get("file_name", "?") for image in batch)
+            raise TrainingDiverged(f"iteration {self.iter}: {error}; images: {names}") from error
 
     def _part_weights(self, batches: list[list[dict]]) -> list[float]:
         if self.parts == 1 or self.weight_by == "images":

@@ -163,6 +163,20 @@ def test_eval_only_prints_the_results_of_the_given_weights(train, capfd):
     assert status == 0 and f"'AP50': {expected['bbox/AP50']}" in printed
 
 
+def test_eval_only_warns_where_the_data_set_has_other_classes_than_the_weights(train, capfd, tmp_path):
+    _, folder = train("run", *SHORT)
+    arguments = ("--eval-only", "train.init_checkpoint=" + str(tmp_path / "other.pth"))
+    content = checkpoint.read(folder / "model_final.pth")
+    checkpoint.write(tmp_path / "other.pth", content)
+    assert train("same", *arguments)[0] == 0
+    assert "were trained on the classes" not in capfd.readouterr().out
+    content["metadata"]["thing_classes"] = ["cat", "dog", "cow"]
+    checkpoint.write(tmp_path / "other.pth", content)
+    assert train("other", *arguments)[0] == 0
+    out = capfd.readouterr().out
+    assert "trained on the classes ['cat', 'dog', 'cow']" in out and "has ['circle', 'triangle', 'square']" in out
+
+
 def test_eval_only_takes_the_averaged_weights_when_asked(train, capfd):
     _, folder = train("run", *SHORT)
     weights = f"train.init_checkpoint={folder}/model_final.pth"

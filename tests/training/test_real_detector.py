@@ -78,6 +78,20 @@ def test_the_detector_resumes_to_the_last_bit_with_denoising_averaging_and_bfloa
         assert all(torch.equal(resumed[part][key], whole[part][key]) for key in whole[part])
 
 
+def test_a_detector_that_diverges_ends_the_run_with_iteration_images_and_checkpoint(tiny_shapes, tmp_path, capfd):
+    data = [
+        f"dataloader.{part}.dataset.{key}={tiny_shapes}/{path}"
+        for part, split in (("train", "train"), ("test", "val"))
+        for key, path in (("json_file", f"annotations/instances_{split}.json"), ("image_root", split))
+    ]
+    options = ["optimizer.lr=1e30", "schedule.warmup_iters=0", "train.max_iter=9", "train.checkpointer.period=1"]
+    line = ["--config-file", CONFIG, *data, f"train.output_dir={tmp_path}", *SMALL, *options]
+    assert cli.main(line) == 3
+    stderr = capfd.readouterr().err.strip()
+    assert stderr.count("\n") == 0 and "iteration 1" in stderr and "/train/" in stderr
+    assert f"last good checkpoint: {tmp_path}/model_0000000.pth" in stderr
+
+
 def test_a_frozen_backbone_is_unchanged_by_training_and_averaging(run):
     saved = run("run", "model.backbone.net.freeze=true", "train.model_ema.enabled=true", "train.model_ema.decay=0.5")
     start = run("start", "model.backbone.net.freeze=true", "optimizer.lr=0")["model"]
