@@ -7,8 +7,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from dinov2_detrex.data import generate_shapes
+from dinov2_detrex.engine import FALLBACK_DIR
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
@@ -52,6 +54,22 @@ def test_the_tool_trains_and_evaluates_from_any_folder_without_an_installation(e
     folder, env = elsewhere
     check_call([python, ROOT / "tools" / "train_net.py", "--config-file", CONFIG, *SMALL], cwd=folder, env=env)
     assert_trained(folder)
+
+
+@pytest.mark.fallback("detectron2", "detrex")
+def test_one_installed_engine_beside_the_other_ones_fallback_trains_the_same_weights(elsewhere, python, tmp_path):
+    folder, env = elsewhere
+    weights = []
+    for installed in ("detectron2", "detrex"):  # the fallback's code, where an installation would put it
+        site = tmp_path / f"site_{installed}"
+        shutil.copytree(FALLBACK_DIR / installed, site / installed, ignore=shutil.ignore_patterns("__pycache__"))
+        line = [python, ROOT / "tools" / "train_net.py", "--config-file", CONFIG, *SMALL, "dataloader.evaluator=null"]
+        done = check_call(
+            [*line, f"train.output_dir={installed}"], cwd=folder, env={**env, "PYTHONPATH": f"{ROOT}:{site}"}
+        )
+        assert str(site / installed) in done.stdout and str(FALLBACK_DIR) in done.stdout
+        weights.append(torch.load(folder / installed / "model_final.pth", weights_only=True)["model"])
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 @pytest.fixture
