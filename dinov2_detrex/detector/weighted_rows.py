@@ -4,10 +4,12 @@
 
 The same sum in several forms, each right everywhere and each best somewhere:
 
-- `sum_rows_bag`: torch's `embedding_bag`, any device. A fast forward; a slow backward on the CPU.
+- `sum_rows_bag`: torch's `embedding_bag`, any device. A fast forward; on the CPU a slow backward.
 - `sum_rows_sparse`: the same forward, and a CPU backward that reads the weights as a sparse N x R matrix: the gradient
   of the table is a product with the transposed matrix, that of the weights a product sampled at its entries.
-- `sum_rows_gather`: plain indexing, for exported graphs.
+- `sum_rows_gather`: plain indexing, for exported graphs. The slowest on the CPU.
+
+`python tools/benchmark.py deformable` measures them; the results are in benchmarks/RESULTS.md.
 """
 
 import warnings

@@ -1,0 +1,68 @@
+"""What do windows cost less than global attention? Time and arithmetic of a ViT's blocks by image size."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dinov2_detrex.backbone.timm_backbone import TimmBackbone
+from dinov2_detrex.benchmark.timing import as_table, best_times, peak_column
+
+SIZES_PX = (518, 1024, 1536)
+
+
+def report(
+    device: torch.device,
+    repeats: int,
+    model_name: str = "vit_base_patch14_dinov2",
+    depth: int = 2,
+    window_size: int = 11,
+    sizes_px: Sequence[int] = SIZES_PX,
+) -> str:
+    """The table of `window_rows` and what it shows."""
+    title = f"{model_name} at patch 16: {depth} blocks, all global or all in windows of {window_size} x {window_size}"
+    return f"{title}\n\n{as_table(window_rows(sizes_px, depth, window_size, repeats, model_name, device))}"
+
+
+def window_rows(
+    sizes_px: Sequence[int], depth: int, window_size: int, repeats: int, model_name: str, device: torch.device
+) -> list[dict]:
+    """One row for each size: time and arithmetic of `depth` blocks, all global and all windowed, patch 16, batch 1."""
+    blocks = list(range(depth))
+    options = {"patch_size": 16, "img_size": 592, "depth": depth}
+    backbones = {
+        "global": TimmBackbone(model_name, **options),
+        "windowed": TimmBackbone(model_name, window_size=window_size, window_block_indexes=blocks, **options),
+    }
+    for backbone in backbones.values():
+        backbone.eval().to(device)
+    return [size_row(size_px, backbones, depth, repeats, device) for size_px in sizes_px]
+
+
+@torch.no_grad()
+def size_row(size_px: int, backbones: dict, depth: int, repeats: int, device: torch.device) -> dict:
+    """Both kinds on one random image of that size, padded to whole patches."""
+    side = padded(size_px, 16)
+    images = torch.randn(1, 3, side, side, device=device)
+    row = {"image": size_px, "grid": f"{side // 16}x{side // 16}", "megapixels": side * side / 1e6}
+    runs = {kind: lambda backbone=backbone: backbone(images) for kind, backbone in backbones.items()}
+    times = best_times(runs, repeats, device)
+    for kind, backbone in backbones.items():
+        row[f"{kind}: ms a block"] = 1000 / depth * times[kind]
+        row[f"{kind}: attention GFLOP a block"] = attention_flops(backbone, images) / depth / 1e9
+        row.update({f"{kind}: {name}": value for name, value in peak_column(runs[kind], device).items()})
+    row["time, windowed : global"] = times["windowed"] / times["global"]
+    return row
+
+
+def padded(size_px: int, multiple: int) -> int:
+    """The next multiple, as the detector pads."""
+    return -(-size_px // multiple) * multiple
+
+
+@torch.no_grad()
+def attention_flops(backbone: torch.nn.Module, images: torch.Tensor) -> int:
+    """Floating-point operations of the attention products, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        backbone(images)
+    return sum(n for operator, n in counter.get_flop_counts()["Global"].items() if "attention" in str(operator))

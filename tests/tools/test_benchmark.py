@@ -1,0 +1,73 @@
+"""tools/benchmark.py prints what runs where, and then the table that was asked for."""
+
+import importlib.util
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+
+
+@pytest.fixture
+def measure(capsys):
+    """The tool's `main` in this process: arguments -> exit status, output, errors."""
+    spec = importlib.util.spec_from_file_location("tools_benchmark", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    threads = torch.get_num_threads()
+
+    def run(*arguments):
+        status = tool.main([*arguments, "--device", "cpu"])
+        return (status, *capsys.readouterr())
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def tables(output: str) -> list[dict[str, list[str]]]:
+    """Markdown tables of the output: first cell of each row -> the other cells."""
+    found = []
+    for block in output.split("\n\n"):
+        if block.startswith("|"):
+            rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.strip().splitlines()]
+            found.append({row[0]: row[1:] for row in rows[2:]})
+    return found
+
+
+def test_step_of_a_recipe_is_split_by_part(measure):
+    small = ("model.backbone.net.depth=1", "model.num_queries=5", "model.transformer.encoder.num_layers=1")
+    status, output, _ = measure("step", "--repeats", "1", "--size", "64", "96", "--batch", "2", "--boxes", "2", *small)
+    assert status == 0
+    assert f"torch: {version('torch')}" in output and "processor: " in output
+    assert "2 images of 64 x 96 pixels with 2 boxes each" in output
+    step, evaluation = tables(output)
+    forward = ["backbone net", "pyramid", "neck", "encoder", "query selection", "decoder", "heads"]
+    assert list(step) == [*forward, "losses", "rest", "backward", "clipping", "optimizer", "total"]
+    assert list(evaluation) == [*forward, "rest", "total"]
+    for table in (step, evaluation):
+        assert all(float(ms) > 0 for ms, _ in table.values())
+        assert sum(float(ms) for ms, _ in table.values()) == pytest.approx(2 * float(table["total"][0]), rel=0.02)
+
+
+def test_windows_are_measured_at_the_sizes_asked_for(measure):
+    status, output, _ = measure(
+        "windows", "--model", "test_vit", "--depth", "1", "--sizes", "64", "80", "--repeats", "1"
+    )
+    assert status == 0 and list(tables(output)[0]) == ["64", "80"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("step", "modle.x=1"), "modle"),
+        (("step", "--config-file", "absent.py"), "absent.py"),
+        (("losses", "--repeats", "0"), "repeats=0"),
+        (("windows", "--model", "vit_smal_patch14_dinov2"), "vit_small_patch14_dinov2"),
+    ],
+)
+def test_mistake_is_answered_with_one_line(measure, arguments, message):
+    status, output, errors = measure(*arguments)
+    assert status != 0 and not output
+    assert len(errors.splitlines()) == 1 and errors.startswith("error: ") and message in errors
