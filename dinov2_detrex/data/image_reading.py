@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow opens some 16-bit files as "I"
+UNREADABLE = "cannot be read as an image"  # part of the message for every file that cannot be decoded
 _ORIENTATION_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 
@@ -57,7 +58,7 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error) or type(error).__name__
-        raise OSError(f"{os.fspath(file_name)} cannot be read as an image: {reason}") from error
+        raise OSError(f"{os.fspath(file_name)} {UNREADABLE}: {reason}") from error
 
 
 def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.ndarray:

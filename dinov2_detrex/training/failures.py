@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from dinov2_detrex.data.errors import DatasetError
+from dinov2_detrex.data.image_reading import UNREADABLE
 from dinov2_detrex.training.errors import UserError
 
 
@@ -31,6 +32,9 @@ def explain(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, DatasetError):
         return UserError(text)
+    if isinstance(error, OSError) and UNREADABLE in text:  # damage within a file, which the check of the data leaves
+        line = next(line for line in text.splitlines() if UNREADABLE in line)  # in a worker's error, among its frames
+        return UserError(line.removeprefix("OSError: "))
     if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
         return OutOfMemory(f"out of memory ({text.splitlines()[0]}); {ADVICE}")
     if "DataLoader worker" in text and "killed by signal" in text:

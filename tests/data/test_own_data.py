@@ -131,3 +131,18 @@ def test_classes_and_epochs_follow_from_the_json(tmp_path):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(CONFIG), paths(data, data))
     assert cfg.model.num_classes == cfg.model.criterion.num_classes == 3
     assert cfg.schedule.images_per_epoch == 4 and cfg.train.max_iter == 25  # 50 epochs x 4 images / batch of 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_damaged_within_ends_the_run_with_one_line_that_names_it(tmp_path, capsys, workers):
+    coco = CocoFolder(tmp_path / "data")
+    coco.document["categories"] = [{"id": 1, "name": "gnu"}]
+    path = coco.add_image(1, file_name="torn.png", width=60, height=70)
+    coco.write()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
+    path.write_bytes(content)  # header and end are whole, so only decoding shows it
+    line = ["--config-file", CONFIG, *TINY, *paths(coco, coco), f"train.output_dir={tmp_path / 'out'}"]
+    assert main([*line, f"dataloader.train.num_workers={workers}", "dataloader.train.total_batch_size=1"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(path) in error and "cannot be read as an image" in error and "Traceback" not in error
