@@ -32,7 +32,7 @@ def _mapper(augmentation, is_train):
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=_split("train", filter_empty=True),
-        mapper=_mapper([L(T.RandomFlip)(), L(T.RandomFlip)(horizontal=False, vertical=True)], is_train=True),
+        mapper=_mapper([L(T.RandomFlip)()], is_train=True),
         total_batch_size=16,
         aspect_ratio_grouping=False,  # the pictures are nearly square
         num_workers=0,  # they are small: reading one takes less than a worker's overhead
