@@ -251,10 +251,15 @@ def test_weights_for_as_many_other_classes_give_all_but_the_class_sized_tensors_
     assert torch.equal(other["box.weight"], first["box.weight"])
 
 
+def _heed_interrupts():
+    """A shell's background jobs ignore SIGINT and hand that on; the child here is to be interrupted all the same."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupting_ends_with_one_line_that_says_how_to_go_on(command):
     line, keywords, folder = command("run", "train.max_iter=100000", "model.pause=0.02")
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(line, text=True, **streams, **keywords)
+    process = subprocess.Popen(line, text=True, preexec_fn=_heed_interrupts, **streams, **keywords)
     while not list(folder.glob("model_*.pth")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
