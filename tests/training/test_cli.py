@@ -263,7 +263,10 @@ def test_interrupting_ends_with_one_line_that_says_how_to_go_on(command):
     while not list(folder.glob("model_*.pth")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()  # whatever happened, no run is left behind
     assert process.returncode == 130 and stderr.strip().count("\n") == 0 and "--resume" in stderr
 
 
