@@ -9,31 +9,15 @@ import torch
 from coco_folder import CocoFolder
 from detectron2.config import LazyConfig, instantiate
 from PIL import Image
+from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
 from dinov2_detrex.analysis import weights_off
-from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.inference import Predictor, classes_of_checkpoint
 from dinov2_detrex.training import checkpoint
 from dinov2_detrex.training.cli import load
 from dinov2_detrex.training.errors import UserError
 from dinov2_detrex.training.setup import write_config
 
-CONFIG = str(recipes_dir() / "projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py")
-TINY = [
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=1",
-    "model.backbone.net.num_heads=2",
-    "model.embed_dim=32",
-    "model.neck.norm_layer.num_groups=4",
-    "model.num_queries=10",
-    "model.select_box_nums_for_evaluation=10",
-    "model.transformer.encoder.num_layers=1",
-    "model.transformer.encoder.num_heads=2",
-    "model.transformer.encoder.feedforward_dim=32",
-    "model.transformer.decoder.num_layers=1",
-    "dataloader.image.size=64",
-    "train.device=cpu",
-]
 METADATA = {"thing_classes": ["newt", "gnu", "owl"], "thing_dataset_id_to_contiguous_id": {0: 0, 7: 1, 40: 2}}
 
 
@@ -45,7 +29,7 @@ def finished(tmp_path):
     coco.add_image(1, width=60, height=40)
     coco.write()
     paths = [f"data.{s}.{k}='{v}'" for s in ("train", "val") for k, v in (("json", coco.json_file), ("images", "x"))]
-    cfg = load(CONFIG, TINY + paths)
+    cfg = load(CUSTOM_RECIPE, TINY_CUSTOM + paths)
     weights_off(cfg.model)
     torch.manual_seed(0)
     model = instantiate(cfg.model)

@@ -7,31 +7,18 @@ import torch
 from coco_folder import CocoFolder
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
-from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.training.cli import main
 from dinov2_detrex.training.initial import load_initial
 
-CONFIG = str(recipes_dir() / "projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py")
 TINY = [
+    *TINY_CUSTOM,
     "model.backbone.net.pretrained=false",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=1",
-    "model.backbone.net.num_heads=2",
-    "model.embed_dim=32",
-    "model.neck.norm_layer.num_groups=4",
-    "model.num_queries=10",
-    "model.select_box_nums_for_evaluation=10",
     "model.dn_number=3",
-    "model.transformer.encoder.num_layers=1",
-    "model.transformer.encoder.num_heads=2",
-    "model.transformer.encoder.feedforward_dim=32",
-    "model.transformer.decoder.num_layers=1",
-    "dataloader.image.size=64",
     "dataloader.train.total_batch_size=2",
     "dataloader.train.num_workers=0",
     "dataloader.test.num_workers=0",
-    "train.device=cpu",
     "train.max_iter=2",
     "train.seed=1",
 ]
@@ -72,7 +59,7 @@ def paths(train, val):
 def test_a_run_on_own_data_keeps_its_ids_and_names(tmp_path):
     data = make_data(tmp_path / "data", NAMES_BY_ID)
     out = tmp_path / "out"
-    assert main(["--config-file", CONFIG, *TINY, *paths(data, data), f"train.output_dir={out}"]) == 0
+    assert main(["--config-file", CUSTOM_RECIPE, *TINY, *paths(data, data), f"train.output_dir={out}"]) == 0
 
     found = json.loads((out / "coco_instances_results.json").read_text())
     assert {result["image_id"] for result in found} == {0, 1, 2, 3}
@@ -90,7 +77,7 @@ def test_a_run_on_own_data_keeps_its_ids_and_names(tmp_path):
 def test_fine_tuning_takes_all_but_the_class_sized_tensors_and_says_so(tmp_path, caplog):
     three, two = make_data(tmp_path / "3", NAMES_BY_ID), make_data(tmp_path / "2", {1: "cat", 2: "dog"})
     models = [
-        instantiate(LazyConfig.apply_overrides(LazyConfig.load(CONFIG), TINY + paths(data, data)).model)
+        instantiate(LazyConfig.apply_overrides(LazyConfig.load(CUSTOM_RECIPE), TINY + paths(data, data)).model)
         for data in (three, two)
     ]
     source, target = (model.state_dict() for model in models)
@@ -113,7 +100,7 @@ def test_harmful_data_ends_the_run_before_it_starts(tmp_path, capsys, split):
     (bad.images / "3.jpg").unlink()
     data = paths(bad, good) if split == "train" else paths(good, bad)
     out = tmp_path / "out"
-    assert main(["--config-file", CONFIG, *TINY, *data, f"train.output_dir={out}"]) == 1
+    assert main(["--config-file", CUSTOM_RECIPE, *TINY, *data, f"train.output_dir={out}"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert f"image 3: {bad.images / '3.jpg'} is missing" in line
     assert not (out / "config.yaml").exists() and not (out / "metrics.json").exists()
@@ -121,14 +108,14 @@ def test_harmful_data_ends_the_run_before_it_starts(tmp_path, capsys, split):
 
 def test_without_paths_the_error_says_what_to_give(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["--config-file", CONFIG, *TINY]) == 1
+    assert main(["--config-file", CUSTOM_RECIPE, *TINY]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "data.train.json=FILE data.train.images=FOLDER" in line
 
 
 def test_classes_and_epochs_follow_from_the_json(tmp_path):
     data = make_data(tmp_path / "data", NAMES_BY_ID)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(CONFIG), paths(data, data))
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(CUSTOM_RECIPE), paths(data, data))
     assert cfg.model.num_classes == cfg.model.criterion.num_classes == 3
     assert cfg.schedule.images_per_epoch == 4 and cfg.train.max_iter == 25  # 50 epochs x 4 images / batch of 8
 
@@ -142,7 +129,7 @@ def test_a_file_damaged_within_ends_the_run_with_one_line_that_names_it(tmp_path
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
     path.write_bytes(content)  # header and end are whole, so only decoding shows it
-    line = ["--config-file", CONFIG, *TINY, *paths(coco, coco), f"train.output_dir={tmp_path / 'out'}"]
+    line = ["--config-file", CUSTOM_RECIPE, *TINY, *paths(coco, coco), f"train.output_dir={tmp_path / 'out'}"]
     assert main([*line, f"dataloader.train.num_workers={workers}", "dataloader.train.total_batch_size=1"]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert str(path) in error and "cannot be read as an image" in error and "Traceback" not in error
