@@ -38,7 +38,13 @@ def arguments(argv: list[str] | None) -> dict:
     added["step"].add_argument("--size", dest="image_hw", type=int, nargs=2, default=(128, 128), metavar=("H", "W"))
     added["step"].add_argument("--batch", type=int, default=0, metavar="N", help="images; the config's own number")
     added["step"].add_argument("--boxes", dest="boxes_per_image", type=int, default=3, metavar="N", help="of an image")
-    added["step"].add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    added["busy"].add_argument("--repeats", type=int, default=12, metavar="N", help="steps; the median counts")
+    added["busy"].add_argument("--config-file", default=step.RECIPE, metavar="FILE", help="any training config")
+    added["busy"].add_argument("--size", dest="image_hw", type=int, nargs=2, default=(128, 128), metavar=("H", "W"))
+    added["busy"].add_argument("--most-busy", type=int, default=2, metavar="N", help="processes beside the step")
+    added["busy"].add_argument("--threads", type=int, default=0, metavar="N", help="of torch; one per core")
+    for name in ("step", "busy"):
+        added[name].add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     return vars(parser.parse_args(argv))
 
 
@@ -48,6 +54,7 @@ DESCRIPTIONS = {
     "deformable": "the forms of deformable attention against each other",
     "losses": "the losses of all layers at once against a loop over the layers",
     "step": "one training step and one evaluation forward, by part",
+    "busy": "one training step beside busy processes",
 }
 
 

@@ -4,7 +4,7 @@ benchmarks/RESULTS.md.
 Each module answers one question with rows of a table. Rows of one run are compared, not times of two runs.
 """
 
-from dinov2_detrex.benchmark import deformable, losses, memory, step, windows
+from dinov2_detrex.benchmark import busy, deformable, losses, memory, step, windows
 
 MEASUREMENTS = {
     "windows": windows.report,
@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "deformable": deformable.report,
     "losses": losses.report,
     "step": step.report,
+    "busy": busy.report,
 }
 
-__all__ = ["MEASUREMENTS", "deformable", "losses", "memory", "step", "windows"]
+__all__ = ["MEASUREMENTS", "busy", "deformable", "losses", "memory", "step", "windows"]
