@@ -51,7 +51,7 @@ class DINO(nn.Module):
         ValueError: `num_queries` is not what the transformer selects.
     """
 
-    class_sized = ("class_embed", "transformer.decoder.class_embed", "label_enc")  # parts with a row for each class
+    class_dependent = ("class_embed", "transformer.decoder.class_embed", "label_enc")  # parts with a row for each class
 
     def __init__(
         self,

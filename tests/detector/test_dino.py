@@ -314,10 +314,10 @@ def test_another_number_of_queries_than_the_transformer_selects_is_refused():
         type(model)(model.backbone, model.position_embedding, model.neck, model.transformer, 32, 5, 11, model.criterion)
 
 
-def test_the_class_sized_parts_are_those_that_change_with_the_number_of_classes():
+def test_the_class_dependent_parts_are_those_that_change_with_the_number_of_classes():
     five, seven = small_dino(), small_dino(num_classes=7)
     differing = {key for key, value in five.state_dict().items() if value.shape != seven.state_dict()[key].shape}
-    named = {key for key in five.state_dict() if key.startswith(tuple(f"{name}." for name in five.class_sized))}
+    named = {key for key in five.state_dict() if key.startswith(tuple(f"{name}." for name in five.class_dependent))}
     assert differing == named and differing
 
 
