@@ -15,7 +15,16 @@ from dinov2_detrex.detector.position import get_sine_pos_embed
 class DecoderLayer(nn.Module):
     """Self-attention, norm, deformable cross-attention, norm, feed-forward, norm; each block with its residual."""
 
-    def __init__(self, embed_dim, num_heads, feedforward_dim, attn_dropout, ffn_dropout, num_levels, num_points):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        attn_dropout: float,
+        ffn_dropout: float,
+        num_levels: int,
+        num_points: int,
+    ):
         super().__init__()
         among_queries = MultiheadAttention(embed_dim, num_heads, attn_drop=attn_dropout, batch_first=True)
         to_memory = MultiScaleDeformableAttention(
@@ -26,17 +35,34 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(3))
 
     def forward(
-        self, queries, position, memory, references, shapes_hw, attn_mask, padding_mask, query_padding_mask
+        self,
+        queries: Tensor,
+        *,
+        position: Tensor,
+        memory: Tensor,
+        reference_boxes: Tensor,
+        shapes_hw: list[tuple[int, int]],
+        self_attn_mask: Tensor | None,
+        memory_padding_mask: Tensor | None,
+        query_padding_mask: Tensor | None,
     ) -> Tensor:
+        """(B, Q, D) to (B, Q, D).
+
+        Args:
+            queries: contents.
+            position: (B, Q, D), the code of each query's box.
+            reference_boxes: (B, Q, L, 4), CXCYWH normalised to each level.
+            memory, shapes_hw, self_attn_mask, memory_padding_mask, query_padding_mask: as of the decoder.
+        """
         queries = self.attentions[0](
-            queries, query_pos=position, attn_mask=attn_mask, key_padding_mask=query_padding_mask
+            queries, query_pos=position, attn_mask=self_attn_mask, key_padding_mask=query_padding_mask
         )
         queries = self.attentions[1](
             self.norms[0](queries),
             value=memory,
             query_pos=position,
-            key_padding_mask=padding_mask,
-            reference_points=references,
+            key_padding_mask=memory_padding_mask,
+            reference_points=reference_boxes,
             spatial_shapes=shapes_hw,
         )
         return self.norms[2](self.ffns[0](self.norms[1](queries)))
@@ -59,17 +85,17 @@ class DINOTransformerDecoder(nn.Module):
 
     def __init__(
         self,
-        embed_dim=256,
-        num_heads=8,
-        feedforward_dim=1024,
-        attn_dropout=0.1,
-        ffn_dropout=0.1,
-        num_layers=6,
-        return_intermediate=True,
-        num_feature_levels=4,
-        look_forward_twice=True,
-        use_checkpoint=True,
-        num_points=4,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        feedforward_dim: int = 1024,
+        attn_dropout: float = 0.1,
+        ffn_dropout: float = 0.1,
+        num_layers: int = 6,
+        return_intermediate: bool = True,
+        num_feature_levels: int = 4,
+        look_forward_twice: bool = True,
+        use_checkpoint: bool = True,
+        num_points: int = 4,
     ):
         super().__init__()
         self.embed_dim = embed_dim
@@ -93,10 +119,11 @@ class DINOTransformerDecoder(nn.Module):
         queries: Tensor,
         references: Tensor,
         memory: Tensor,
+        *,
         shapes_hw: list[tuple[int, int]],
         valid_ratios: Tensor,
-        attn_mask: Tensor | None = None,
-        padding_mask: Tensor | None = None,
+        self_attn_mask: Tensor | None = None,
+        memory_padding_mask: Tensor | None = None,
         query_padding_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Refine the queries and their boxes.
@@ -107,20 +134,29 @@ class DINOTransformerDecoder(nn.Module):
             memory: (B, S, D), the encoder's output.
             shapes_hw: (height, width) of every level.
             valid_ratios: (B or 1, L, 2), the share of each level's width and height that the image covers.
-            attn_mask: (Q, Q), True where self-attention is blocked.
-            padding_mask: (B, S), True where the memory is padding; None where nothing is.
+            self_attn_mask: (Q, Q), True where self-attention is blocked; None where all see all.
+            memory_padding_mask: (B, S), True where a cell is padding; None where nothing is.
             query_padding_mask: (B, Q), True for queries that nothing may attend to; None if there are none.
 
         Returns:
             states (layers, B, Q, D), normed, and refined references (layers, B, Q, 4), float32.
         """
         states, refined = [], []
-        arguments = (shapes_hw, attn_mask, padding_mask, query_padding_mask)
-        for layer, box_head in zip(self.layers, self.bbox_embed):
+        _, box_heads = self.heads()
+        for layer, box_head in zip(self.layers, box_heads):
             on_levels = references[:, :, None] * torch.cat((valid_ratios, valid_ratios), -1)[:, None]  # B Q L 4
-            position = self.query_position(references, on_levels)
-            checkpointed = self.use_checkpoint and self.training
-            queries = run_layer(layer, queries, position, memory, on_levels, *arguments, checkpointed=checkpointed)
+            queries = run_layer(
+                layer,
+                queries,
+                checkpointed=self.use_checkpoint and self.training,
+                position=self.query_position(references, on_levels),
+                memory=memory,
+                reference_boxes=on_levels,
+                shapes_hw=shapes_hw,
+                self_attn_mask=self_attn_mask,
+                memory_padding_mask=memory_padding_mask,
+                query_padding_mask=query_padding_mask,
+            )
             moved = refine(box_head(queries), references)
             references = moved.detach()
             states.append(self.norm(queries))
@@ -128,6 +164,16 @@ class DINOTransformerDecoder(nn.Module):
         if not self.return_intermediate:
             states, refined = states[-1:], refined[-1:]
         return torch.stack(states), torch.stack(refined)
+
+    def heads(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """The class heads and the box heads.
+
+        Raises:
+            RuntimeError: no detector has set them.
+        """
+        if self.class_embed is None or self.bbox_embed is None:
+            raise RuntimeError("the decoder has no class_embed and bbox_embed: the detector sets them")
+        return self.class_embed, self.bbox_embed
 
     def query_position(self, references: Tensor, on_levels: Tensor) -> Tensor:
         """(B, Q, D): the code of each query's box.

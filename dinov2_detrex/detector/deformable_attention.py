@@ -8,6 +8,7 @@ opposite one.
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,14 @@ class MultiScaleDeformableAttention(nn.Module):
     """
 
     def __init__(
-        self, embed_dim=256, num_heads=8, num_levels=4, num_points=4, img2col_step=64, dropout=0.1, batch_first=False
+        self,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        img2col_step: int = 64,
+        dropout: float = 0.1,
+        batch_first: bool = False,
     ):
         super().__init__()
         if embed_dim % num_heads:
@@ -84,7 +92,7 @@ class MultiScaleDeformableAttention(nn.Module):
         reference_points: Tensor | None = None,
         spatial_shapes: Shapes | None = None,
         level_start_index: Tensor | None = None,
-        **ignored,
+        **ignored: Any,
     ) -> Tensor:
         """Attend and add the residual.
 
@@ -101,8 +109,10 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Raises:
             AssertionError: the shapes do not add up to the length of the value.
-            ValueError: the references are neither points nor boxes.
+            ValueError: references or shapes are missing, or the references are neither points nor boxes.
         """
+        if reference_points is None or spatial_shapes is None:
+            raise ValueError("deformable attention needs reference_points and spatial_shapes")
         value = query if value is None else value
         identity = query if identity is None else identity
         query = query if query_pos is None else query + query_pos
@@ -123,7 +133,9 @@ class MultiScaleDeformableAttention(nn.Module):
             value = value.masked_fill(padding_mask[..., None], 0.0)
         return value.unflatten(-1, (self.num_heads, -1))
 
-    def _sampling(self, query: Tensor, references: Tensor, shapes_hw) -> tuple[Tensor, Tensor]:
+    def _sampling(
+        self, query: Tensor, references: Tensor, shapes_hw: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
         """Where each query looks, (B, Q, M, L, P, 2), and how much it weighs each place, (B, Q, M, L, P)."""
         heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*heads_levels_points, 2))
@@ -214,25 +226,32 @@ def _split(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _corner_rows(low, shapes_hw, num_images: int, num_heads: int, num_points: int) -> tuple[Tensor, ...]:
+def _corner_rows(
+    low: tuple[Tensor, Tensor],
+    shapes_hw: Sequence[tuple[int, int]],
+    num_images: int,
+    num_heads: int,
+    num_points: int,
+) -> tuple[Tensor, ...]:
     """Table rows of the upper left, upper right, lower left and lower right cell, each (B, Q, M, LP)."""
     low_x, low_y = low
     areas = [(h + 3) * (w + 3) for h, w in shapes_hw]
     num_rows = num_images * sum(areas) * num_heads
-    index = {"dtype": torch.int32 if num_rows < 2**31 else torch.int64, "device": low_x.device}
-    row_step = _constant([(w + 3) * num_heads for _, w in shapes_hw], **index).repeat_interleave(num_points)
-    starts = _constant([sum(areas[:level]) * num_heads for level in range(len(areas))], **index)
-    image_starts = torch.arange(num_images, **index) * (sum(areas) * num_heads)
-    base = image_starts[:, None, None, None] + torch.arange(num_heads, **index)[:, None]  # B 1 M 1
+    dtype, device = torch.int32 if num_rows < 2**31 else torch.int64, low_x.device
+    row_step = _constant([(w + 3) * num_heads for _, w in shapes_hw], dtype, device).repeat_interleave(num_points)
+    starts = _constant([sum(areas[:level]) * num_heads for level in range(len(areas))], dtype, device)
+    image_starts = torch.arange(num_images, dtype=dtype, device=device) * (sum(areas) * num_heads)
+    heads = torch.arange(num_heads, dtype=dtype, device=device)[:, None]
+    base = image_starts[:, None, None, None] + heads  # B 1 M 1
     base = base + (starts.repeat_interleave(num_points) + row_step + num_heads)  # of the cell (0, 0) inside the border
-    upper_left = (low_y.to(index["dtype"]) * row_step).add_(low_x.to(index["dtype"]).mul_(num_heads)).add_(base)
+    upper_left = (low_y.to(dtype) * row_step).add_(low_x.to(dtype).mul_(num_heads)).add_(base)
     lower_left = upper_left + row_step
     return upper_left, upper_left + num_heads, lower_left, lower_left + num_heads
 
 
 def as_pairs(shapes: Shapes) -> Sequence[tuple[int, int]]:
     """Level shapes as pairs of ints; a tensor on a GPU makes the host wait for it."""
-    return [tuple(pair) for pair in (shapes.tolist() if isinstance(shapes, Tensor) else shapes)]
+    return [(height, width) for height, width in (shapes.tolist() if isinstance(shapes, Tensor) else shapes)]
 
 
 def sizes_wh(shapes_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
@@ -240,6 +259,6 @@ def sizes_wh(shapes_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     return _constant([(w, h) for h, w in shapes_hw], dtype=like.dtype, device=like.device)
 
 
-def _constant(values, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _constant(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A small tensor made on the host and sent without waiting for the device."""
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)

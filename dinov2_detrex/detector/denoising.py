@@ -15,31 +15,60 @@ from torch import Tensor, nn
 
 from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from dinov2_detrex.detector.layers import inverse_sigmoid
+from dinov2_detrex.detector.matcher import Matches, image_of_pairs
 from dinov2_detrex.detector.targets import Targets
 
 
-@dataclass(frozen=True)
-class DenoisingQueries:
-    """Queries for the first part of the decoder's sequence.
+@dataclass(frozen=True, eq=False)
+class LeadingQueries:
+    """Queries that the decoder gets before the ones that the transformer selects.
 
     Attributes:
-        contents: (B, G * 2 * n_max, D).
-        boxes_logit: (B, G * 2 * n_max, 4), CXCYWH normalised, before the sigmoid.
-        attn_mask: (Q, Q) over all queries, denoising ones first, True where attention is blocked.
-        num_groups: G.
-        group_size: 2 * n_max.
+        contents: (B, N, D).
+        boxes_logit: (B, N, 4), CXCYWH normalised, before the sigmoid.
+        self_attn_mask: (Q, Q) over all queries, these N first, True where attention is blocked.
     """
 
     contents: Tensor
     boxes_logit: Tensor
-    attn_mask: Tensor
+    self_attn_mask: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.contents.shape[1]
+
+
+@dataclass(frozen=True)
+class DenoisingLayout:
+    """Which slot of the denoising queries holds what.
+
+    Attributes:
+        num_groups: G.
+        group_size: 2 * n_max.
+    """
+
     num_groups: int
     group_size: int
 
-    @property
-    def meta(self) -> dict[str, int]:
-        """What the criterion needs to know."""
-        return {"single_padding": self.group_size, "dn_num": self.num_groups}
+    def matches(self, targets: Targets) -> Matches:
+        """The pairs of queries and objects: positive k of every group answers for object k of its image."""
+        device = targets.labels.device
+        image = image_of_pairs(targets.counts, targets.max_objects, device).repeat(self.num_groups)
+        slots = torch.cat([torch.arange(n) for n in targets.counts]).to(device, non_blocking=True)
+        starts = torch.arange(self.num_groups, device=device)[:, None] * self.group_size
+        return Matches(image, (starts + slots).view(1, -1), slots.repeat(self.num_groups)[None])
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisingQueries(LeadingQueries):
+    """Noised objects as queries, N = G * 2 * n_max of them.
+
+    Attributes:
+        layout: which slot holds what.
+    """
+
+    layout: DenoisingLayout
 
 
 def prepare_for_cdn(
@@ -65,21 +94,21 @@ def prepare_for_cdn(
     """
     if dn_number <= 0 or not any(targets.counts):
         return None
-    num_groups = groups_for(dn_number, targets.most)
-    slots = (len(targets.counts), num_groups, 2, targets.most)  # 2: positives, negatives
+    num_groups = groups_for(dn_number, targets.max_objects)
+    slots = (len(targets.counts), num_groups, 2, targets.max_objects)  # 2: positives, negatives
     labels = noised_labels(targets.labels[:, None, None].expand(slots), label_noise_ratio, label_enc.num_embeddings)
     boxes = noised_boxes(targets.boxes[:, None, None].expand(*slots, 4), box_noise_scale)
     unused = ~targets.valid[:, None, None, :, None]
     contents = label_enc(labels).masked_fill(unused, 0.0)
     boxes_logit = inverse_sigmoid(boxes).masked_fill(unused, 0.0)
-    group_size = 2 * targets.most
-    attn_mask = denoising_mask(num_groups, group_size, num_queries, boxes.device)
-    return DenoisingQueries(contents.flatten(1, 3), boxes_logit.flatten(1, 3), attn_mask, num_groups, group_size)
+    layout = DenoisingLayout(num_groups, group_size=2 * targets.max_objects)
+    self_attn_mask = denoising_mask(layout, num_queries, boxes.device)
+    return DenoisingQueries(contents.flatten(1, 3), boxes_logit.flatten(1, 3), self_attn_mask, layout)
 
 
-def groups_for(dn_number: int, most_objects: int) -> int:
+def groups_for(dn_number: int, max_objects: int) -> int:
     """As many groups as make about `dn_number` positives, at least one."""
-    return max(1, dn_number // most_objects)
+    return max(1, dn_number // max_objects)
 
 
 def noised_labels(labels: Tensor, ratio: float, num_classes: int) -> Tensor:
@@ -108,8 +137,8 @@ def noised_boxes(boxes: Tensor, scale: float) -> Tensor:
     return box_xyxy_to_cxcywh(corners.clamp(0, 1))
 
 
-def denoising_mask(num_groups: int, group_size: int, num_queries: int, device) -> Tensor:
+def denoising_mask(layout: DenoisingLayout, num_queries: int, device: torch.device) -> Tensor:
     """(Q, Q), True where blocked: a group sees itself and the ordinary queries, these see only each other."""
-    group = torch.arange(num_groups * group_size, device=device) // group_size
+    group = torch.arange(layout.num_groups * layout.group_size, device=device) // layout.group_size
     group = torch.cat((group, group.new_full((num_queries,), -1)))
     return (group[None, :] >= 0) & (group[:, None] != group[None, :])

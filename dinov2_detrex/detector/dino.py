@@ -6,21 +6,31 @@ images -> backbone -> neck -> transformer -> heads -> losses (training) or boxes
 import copy
 import math
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from dinov2_detrex.detector.criterion import weighted
+from dinov2_detrex.detector.criterion import DINOCriterion
 from dinov2_detrex.detector.decoder import refine
 from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
 from dinov2_detrex.detector.layers import MLP
+from dinov2_detrex.detector.levels import Levels, shapes_of
+from dinov2_detrex.detector.loss_names import spelled_out, weighted
+from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, split_queries
 from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
-from dinov2_detrex.detector.pictures import training_picture
+from dinov2_detrex.detector.pictures import training_image
 from dinov2_detrex.detector.postprocess import best_detections, to_instances
-from dinov2_detrex.detector.targets import pad_targets, targets_of
+from dinov2_detrex.detector.targets import Targets, targets_of
+from dinov2_detrex.detector.transformer import DINOTransformer, TransformerOutput
+
+Record = dict[str, Any]  # what the detector is given of an image, or tells of it
 
 PRIOR = 0.01  # probability of an object that every class head starts with (Lin et al. 2017, section 3.3)
 
@@ -51,29 +61,31 @@ class DINO(nn.Module):
         ValueError: `num_queries` is not what the transformer selects.
     """
 
-    class_sized = ("class_embed", "transformer.decoder.class_embed", "label_enc")  # parts with a row for each class
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    class_dependent = ("class_embed", "transformer.decoder.class_embed", "label_enc")  # parts with a row for each class
 
     def __init__(
         self,
-        backbone,
-        position_embedding,
-        neck,
-        transformer,
-        embed_dim,
-        num_classes,
-        num_queries,
-        criterion=None,
-        pixel_mean=(123.675, 116.280, 103.530),
-        pixel_std=(58.395, 57.120, 57.375),
-        aux_loss=True,
-        select_box_nums_for_evaluation=300,
-        device="cuda",
-        dn_number=100,
-        label_noise_ratio=0.2,
-        box_noise_scale=1.0,
-        input_format="RGB",
-        vis_period=0,
-        square_pad=False,
+        backbone: Backbone,
+        position_embedding: nn.Module,
+        neck: nn.Module,
+        transformer: DINOTransformer,
+        embed_dim: int,
+        num_classes: int,
+        num_queries: int,
+        criterion: DINOCriterion | None = None,
+        pixel_mean: Sequence[float] = (123.675, 116.280, 103.530),
+        pixel_std: Sequence[float] = (58.395, 57.120, 57.375),
+        aux_loss: bool = True,
+        select_box_nums_for_evaluation: int = 300,
+        device: str = "cuda",
+        dn_number: int = 100,
+        label_noise_ratio: float = 0.2,
+        box_noise_scale: float = 1.0,
+        input_format: str = "RGB",
+        vis_period: int = 0,
+        square_pad: bool = False,
     ):
         super().__init__()
         if num_queries != transformer.two_stage_num_proposals:
@@ -113,10 +125,11 @@ class DINO(nn.Module):
     def init_weights(self) -> None:
         """First boxes equal their references, first scores are `PRIOR`, the neck starts with Xavier weights."""
         for head in self.class_embed:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.get_parameter("bias"), -math.log((1 - PRIOR) / PRIOR))
         for head in self.bbox_embed:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
+            *_, weight, bias = head.parameters()  # of the last layer
+            nn.init.zeros_(weight)
+            nn.init.zeros_(bias)
         for module in self.neck.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -128,7 +141,7 @@ class DINO(nn.Module):
         """Where the detector's parameters are."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[Record]) -> dict[str, Tensor] | list[Record]:
         """Losses in training, detections in evaluation.
 
         Args:
@@ -154,7 +167,7 @@ class DINO(nn.Module):
         self.show(outputs, images.image_sizes, batched_inputs, denoising)
         return self.losses(outputs, targets, denoising)
 
-    def preprocess(self, batched_inputs: list[dict]) -> ImageList:
+    def preprocess(self, batched_inputs: list[Record]) -> ImageList:
         """Normalise the images and pad them at the right and at the bottom, to one size that the backbone can take."""
         images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
@@ -175,17 +188,17 @@ class DINO(nn.Module):
             warnings.warn(f"images are larger than the square of {square} px and are not padded to it", stacklevel=2)
         return constraints
 
-    def denoising_queries(self, targets: list[dict[str, Tensor]]) -> DenoisingQueries | None:
+    def denoising_queries(self, targets: Targets) -> DenoisingQueries | None:
         """Noised ground truth for the decoder to restore, None if there is none."""
         noise = (self.label_noise_ratio, self.box_noise_scale)
-        return prepare_for_cdn(pad_targets(targets), self.dn_number, *noise, self.num_queries, self.label_enc)
+        return prepare_for_cdn(targets, self.dn_number, *noise, self.num_queries, self.label_enc)
 
     def predict(
         self,
         images: Tensor,
         image_sizes: list[tuple[int, int]] | None = None,
         denoising: DenoisingQueries | None = None,
-    ) -> dict:
+    ) -> Outputs:
         """Outputs for normalised images.
 
         Args:
@@ -197,84 +210,109 @@ class DINO(nn.Module):
             `pred_logits` (B, Q, K) and `pred_boxes` (B, Q, 4), CXCYWH normalised to the unpadded image, of the last
             layer, denoising queries first; `aux_outputs`, a list of the same for the earlier layers; `enc_outputs`,
             the same for the encoder's proposals.
-        """
-        features = self.neck(self.backbone(images))
-        masks, ratios = self.padding(features, images.shape[-2:], image_sizes)
-        positions = self.positions(features, masks)
-        query_embed, attn_mask = (None, None), None
-        if denoising is not None:
-            query_embed, attn_mask = (denoising.contents, denoising.boxes_logit), denoising.attn_mask
-        states, boxes, refined, selected, enc_boxes, surplus = self.transformer(
-            features, masks, positions, query_embed, (attn_mask, None), ratios
-        )
-        if self.training:  # the embedding takes part in every step, also in one without objects
-            states = states + 0.0 * self.label_enc.weight[0, 0]
-        outputs = self.heads(states, [boxes, *refined], surplus)
-        outputs["enc_outputs"] = {"pred_logits": self.class_embed[-1](selected), "pred_boxes": enc_boxes}
-        return outputs
-
-    def padding(self, features, canvas_hw, image_sizes) -> tuple[list[Tensor] | None, Tensor | None]:
-        """Masks of every level and valid ratios; None where nothing is padded.
 
         Raises:
-            ValueError: in training, there are fewer cells than queries.
+            ValueError: in training, the images have fewer cells than queries.
         """
-        shapes_hw = [tuple(x.shape[-2:]) for x in features]
-        num_cells = sum(h * w for h, w in shapes_hw)
+        features = self.neck(self.backbone(images))
+        canvas_hw = (images.shape[-2], images.shape[-1])
+        self.check_cells(features, canvas_hw)
+        found = self.transformer(self.levels(features, canvas_hw, image_sizes), denoising)
+        if self.training:  # the embedding takes part in every step, also in one without objects
+            found = replace(found, states=found.states + 0.0 * self.label_enc.weight[0, 0])
+        return self.heads(found)
+
+    def check_cells(self, features: list[Tensor], canvas_hw: tuple[int, int]) -> None:
+        """In training every query needs a cell to be selected from.
+
+        Raises:
+            ValueError: there are fewer cells than queries.
+        """
+        num_cells = sum(height * width for height, width in shapes_of(features))
         if self.training and num_cells < self.num_queries:
             raise ValueError(
                 f"images of {canvas_hw[0]} x {canvas_hw[1]} pixels give {num_cells} cells, too few for "
                 f"{self.num_queries} queries: use larger images or fewer queries"
             )
-        if image_sizes is None or not is_padded(image_sizes, canvas_hw):
-            return None, None
-        device = features[0].device
-        masks = padding_masks(image_sizes, canvas_hw, shapes_hw, device)
-        return masks, valid_ratios(image_sizes, canvas_hw, len(shapes_hw), device)
 
-    def positions(self, features, masks: list[Tensor] | None) -> list[Tensor]:
+    def levels(
+        self, features: list[Tensor], canvas_hw: tuple[int, int], image_sizes: list[tuple[int, int]] | None = None
+    ) -> Levels:
+        """The features with their positions and their padding.
+
+        Args:
+            features: maps (B, D, H_l, W_l).
+            canvas_hw: size of the padded batch in pixels.
+            image_sizes: (height, width) of each image in pixels; None where nothing is padded.
+        """
+        if image_sizes is None or not is_padded(image_sizes, canvas_hw):
+            return Levels.from_masks(features, self.positions(features, None), None)
+        masks = padding_masks(image_sizes, canvas_hw, shapes_of(features), features[0].device)
+        ratios = valid_ratios(image_sizes, canvas_hw, len(features), features[0].device)
+        return Levels(features, self.positions(features, masks), masks, ratios)
+
+    def positions(self, features: list[Tensor], masks: list[Tensor] | None) -> list[Tensor]:
         """Position codes (B, D, H_l, W_l) of every level, of a batch of one where nothing is padded."""
         if masks is None:
             masks = [torch.zeros((1, *x.shape[-2:]), dtype=torch.bool, device=x.device) for x in features]
         return [self.position_embedding(mask) for mask in masks]
 
-    def heads(self, states: Tensor, references: list[Tensor], surplus: Tensor | None) -> dict:
-        """Classes and boxes of every decoder layer.
+    def heads(self, found: TransformerOutput) -> Outputs:
+        """Classes and boxes of every decoder layer and of the encoder's proposals.
 
-        Args:
-            states: (layers, B, Q, D).
-            references: the boxes that entered each layer, (B, Q, 4) each.
-            surplus: (B, Q), True for queries that stand for padding: nothing is found there.
+        Queries that stand for padding find nothing: their logits are -inf.
         """
-        outputs = []
-        for state, reference, class_head, box_head in zip(states, references, self.class_embed, self.bbox_embed):
+        layers: list[Prediction] = []
+        for state, boxes, class_head, box_head in zip(
+            found.states, found.entering_boxes, self.class_embed, self.bbox_embed
+        ):
             logits = class_head(state)
-            if surplus is not None:
-                logits = logits.masked_fill(surplus[..., None], -torch.inf)
-            outputs.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), reference)})
-        return {**outputs[-1], "aux_outputs": outputs[:-1] if self.aux_loss else []}
+            if found.query_padding_mask is not None:
+                logits = logits.masked_fill(found.query_padding_mask[..., None], -torch.inf)
+            layers.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), boxes)})
+        selected = self.class_embed[-1](found.selected_memory)
+        return {
+            **layers[-1],
+            "aux_outputs": layers[:-1] if self.aux_loss else [],
+            "enc_outputs": {"pred_logits": selected, "pred_boxes": found.selected_boxes},
+        }
 
-    def losses(self, outputs: dict, targets: list[dict], denoising: DenoisingQueries | None) -> dict[str, Tensor]:
-        """Weighted losses; the criterion sees the denoising queries apart from the ordinary ones."""
+    def losses(self, outputs: Outputs, targets: Targets, denoising: DenoisingQueries | None) -> dict[str, Tensor]:
+        """Weighted losses; the criterion gets detrex's forms, the denoising queries apart from the ordinary ones."""
+        if self.criterion is None:
+            raise ValueError("training needs a criterion, and the detector was built with criterion=None")
         dn_metas = None
         if denoising is not None:
-            outputs, denoised = split_queries(outputs, denoising.contents.shape[1])
-            dn_metas = {**denoising.meta, "output_known_lbs_bboxes": denoised}
-        return weighted(self.criterion(outputs, targets, dn_metas), self.criterion.weight_dict)
+            outputs, denoised = split_queries(outputs, denoising.count)
+            dn_metas = DenoisingMeta(
+                single_padding=denoising.layout.group_size,
+                dn_num=denoising.layout.num_groups,
+                output_known_lbs_bboxes=denoised,
+            )
+        losses = self.criterion(outputs, targets, dn_metas)
+        return weighted(losses, spelled_out(self.criterion.weight_dict, self.transformer.decoder.num_layers))
 
     @torch.no_grad()
-    def show(self, outputs: dict, image_sizes, batched_inputs: list[dict], denoising: DenoisingQueries | None) -> None:
+    def show(
+        self,
+        outputs: Outputs,
+        image_sizes: list[tuple[int, int]],
+        batched_inputs: list[Record],
+        denoising: DenoisingQueries | None,
+    ) -> None:
         """Every `vis_period` iterations put a picture of the first image into the event storage."""
         if not self.vis_period or get_event_storage().iter % self.vis_period:
             return
-        first = 0 if denoising is None else denoising.contents.shape[1]
-        ordinary = {key: outputs[key][:1, first:] for key in ("pred_logits", "pred_boxes")}
+        ordinary = outputs if denoising is None else split_queries(outputs, denoising.count)[0]
         at_input_size = [{}]
-        found = self.postprocess(ordinary, image_sizes[:1], at_input_size)[0]["instances"]
-        picture = training_picture(batched_inputs[0], found, self.input_format)
-        get_event_storage().put_image("ground truth and predictions", picture)
+        first: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        found = self.postprocess(first, image_sizes[:1], at_input_size)[0]["instances"]
+        image = training_image(batched_inputs[0], found, self.input_format)
+        get_event_storage().put_image("ground truth and predictions", image)
 
-    def postprocess(self, outputs: dict, image_sizes, batched_inputs: list[dict]) -> list[dict]:
+    def postprocess(
+        self, outputs: Prediction, image_sizes: list[tuple[int, int]], batched_inputs: list[Record]
+    ) -> list[Record]:
         """Detections of every image, in pixels of the size that its record asks for."""
         probabilities = self.probabilities(outputs["pred_logits"].float())
         best = best_detections(probabilities, outputs["pred_boxes"], self.select_box_nums_for_evaluation)
@@ -287,14 +325,3 @@ class DINO(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities; a softmax also has the background, which is left out."""
         return F.softmax(logits, dim=-1)[..., :-1] if self.softmax_classes else logits.sigmoid()
-
-
-def split_queries(outputs: dict, count: int) -> tuple[dict, dict]:
-    """Outputs of the ordinary queries and of the first `count`, the denoising ones."""
-    ordinary, denoised = ({k: v for k, v in outputs.items() if k == "enc_outputs"}, {})
-    for key in ("pred_logits", "pred_boxes"):
-        denoised[key], ordinary[key] = outputs[key][:, :count], outputs[key][:, count:]
-    auxiliary = [split_queries(layer, count) for layer in outputs.get("aux_outputs", ())]
-    ordinary["aux_outputs"] = [pair[0] for pair in auxiliary]
-    denoised["aux_outputs"] = [pair[1] for pair in auxiliary]
-    return ordinary, denoised

@@ -1,5 +1,7 @@
 """How the feature maps exchange what they see: layers of deformable self-attention over the cells of all levels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -11,7 +13,16 @@ from dinov2_detrex.detector.layers import FFN
 class EncoderLayer(nn.Module):
     """Deformable self-attention, norm, feed-forward, norm; each block with its residual."""
 
-    def __init__(self, embed_dim, num_heads, feedforward_dim, attn_dropout, ffn_dropout, num_levels, num_points):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        attn_dropout: float,
+        ffn_dropout: float,
+        num_levels: int,
+        num_points: int,
+    ):
         super().__init__()
         attention = MultiScaleDeformableAttention(
             embed_dim, num_heads, num_levels, num_points, dropout=attn_dropout, batch_first=True
@@ -20,11 +31,20 @@ class EncoderLayer(nn.Module):
         self.ffns = nn.ModuleList([FFN(embed_dim, feedforward_dim, ffn_drop=ffn_dropout)])
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(2))
 
-    def forward(self, tokens, position, padding_mask, reference_points, shapes_hw) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        position: Tensor,
+        reference_points: Tensor,
+        shapes_hw: list[tuple[int, int]],
+        memory_padding_mask: Tensor | None,
+    ) -> Tensor:
+        """(B, S, D) to (B, S, D); arguments as of the encoder."""
         tokens = self.attentions[0](
             tokens,
             query_pos=position,
-            key_padding_mask=padding_mask,
+            key_padding_mask=memory_padding_mask,
             reference_points=reference_points,
             spatial_shapes=shapes_hw,
         )
@@ -45,16 +65,16 @@ class DINOTransformerEncoder(nn.Module):
 
     def __init__(
         self,
-        embed_dim=256,
-        num_heads=8,
-        feedforward_dim=1024,
-        attn_dropout=0.1,
-        ffn_dropout=0.1,
-        num_layers=6,
-        post_norm=False,
-        num_feature_levels=4,
-        use_checkpoint=False,
-        num_points=4,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        feedforward_dim: int = 1024,
+        attn_dropout: float = 0.1,
+        ffn_dropout: float = 0.1,
+        num_layers: int = 6,
+        post_norm: bool = False,
+        num_feature_levels: int = 4,
+        use_checkpoint: bool = False,
+        num_points: int = 4,
     ):
         super().__init__()
         self.embed_dim = embed_dim
@@ -70,28 +90,36 @@ class DINOTransformerEncoder(nn.Module):
     def forward(
         self,
         tokens: Tensor,
+        *,
         position: Tensor,
-        padding_mask: Tensor | None,
         reference_points: Tensor,
         shapes_hw: list[tuple[int, int]],
+        memory_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, S, D) to memory (B, S, D).
 
         Args:
             tokens: cells of all levels, row-major per level.
             position: (B or 1, S, D), added to the queries of every layer.
-            padding_mask: (B, S), True where padded; None where nothing is.
             reference_points: (B or 1, S, L, 2), each cell's centre (x, y) normalised to each level.
             shapes_hw: (height, width) of every level.
+            memory_padding_mask: (B, S), True where a cell is padding; None where nothing is.
         """
-        arguments = (position, padding_mask, reference_points, shapes_hw)
         for layer in self.layers:
-            tokens = run_layer(layer, tokens, *arguments, checkpointed=self.use_checkpoint and self.training)
+            tokens = run_layer(
+                layer,
+                tokens,
+                checkpointed=self.use_checkpoint and self.training,
+                position=position,
+                reference_points=reference_points,
+                shapes_hw=shapes_hw,
+                memory_padding_mask=memory_padding_mask,
+            )
         return tokens if self.post_norm_layer is None else self.post_norm_layer(tokens)
 
 
-def run_layer(layer: nn.Module, *arguments, checkpointed: bool):
-    """Call the layer; checkpointed, it keeps its inputs alone and runs again in the backward."""
+def run_layer(layer: nn.Module, tokens: Tensor, *, checkpointed: bool, **arguments: Any) -> Tensor:
+    """Call `layer(tokens, **arguments)`; checkpointed, it keeps its inputs alone and runs again in the backward."""
     if checkpointed and torch.is_grad_enabled():
-        return checkpoint(layer, *arguments, use_reentrant=False)
-    return layer(*arguments)
+        return checkpoint(layer, tokens, use_reentrant=False, **arguments)
+    return layer(tokens, **arguments)

@@ -1,6 +1,7 @@
 """The small layers that the transformer and the heads are made of: perceptron, feed-forward, attention."""
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,14 +44,14 @@ class FFN(nn.Module):
 
     def __init__(
         self,
-        embed_dim=256,
-        feedforward_dim=1024,
-        output_dim=None,
-        num_fcs=2,
-        activation=None,
-        ffn_drop=0.0,
-        fc_bias=True,
-        add_identity=True,
+        embed_dim: int = 256,
+        feedforward_dim: int = 1024,
+        output_dim: int | None = None,
+        num_fcs: int = 2,
+        activation: nn.Module | None = None,
+        ffn_drop: float = 0.0,
+        fc_bias: bool = True,
+        add_identity: bool = True,
     ):
         super().__init__()
         if num_fcs < 2:
@@ -84,7 +85,15 @@ class MultiheadAttention(nn.Module):
         proj_drop: dropout on the output, before the residual.
     """
 
-    def __init__(self, embed_dim, num_heads, attn_drop=0.0, proj_drop=0.0, batch_first=False, **kwargs):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        batch_first: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__()
         self.embed_dim = embed_dim
         self.num_heads = num_heads
@@ -102,7 +111,7 @@ class MultiheadAttention(nn.Module):
         key_pos: Tensor | None = None,
         attn_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-        **ignored,
+        **ignored: Any,
     ) -> Tensor:
         """Attend and add the residual.
 

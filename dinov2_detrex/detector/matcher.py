@@ -4,7 +4,8 @@ L predictions of one batch (decoder layers and encoder proposals) are matched at
 the host.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, pairwise_giou
-from dinov2_detrex.detector.targets import Targets, pad_targets
+from dinov2_detrex.detector.outputs import Prediction
+from dinov2_detrex.detector.targets import Target, Targets, pad_targets
 
 
 class NonFinitePredictions(FloatingPointError, ValueError, AssertionError):
@@ -51,7 +53,13 @@ class HungarianMatcher(nn.Module):
     """
 
     def __init__(
-        self, cost_class=1, cost_bbox=1, cost_giou=1, cost_class_type="focal_loss_cost", alpha=0.25, gamma=2.0
+        self,
+        cost_class: float = 1,
+        cost_bbox: float = 1,
+        cost_giou: float = 1,
+        cost_class_type: str = "focal_loss_cost",
+        alpha: float = 0.25,
+        gamma: float = 2.0,
     ):
         super().__init__()
         if not (cost_class or cost_bbox or cost_giou):
@@ -65,7 +73,7 @@ class HungarianMatcher(nn.Module):
         self.alpha = alpha
         self.gamma = gamma
 
-    def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, outputs: Prediction, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
         """Match one prediction.
 
         Args:
@@ -125,13 +133,34 @@ class HungarianMatcher(nn.Module):
     @staticmethod
     def _assign(cost: Tensor, counts: tuple[int, ...]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """(query, target) index arrays, for each of L predictions and B images; here the host waits for the device."""
-        cost = cost.cpu().numpy()
-        if not np.isfinite(cost).all():
+        on_host = cost.cpu().numpy()
+        if not np.isfinite(on_host).all():
             raise NonFinitePredictions("the predictions to be matched contain NaN or infinite values")
-        return [[linear_sum_assignment(image[:, :n]) for image, n in zip(layer, counts)] for layer in cost]
+        return [[linear_sum_assignment(image[:, :n]) for image, n in zip(layer, counts)] for layer in on_host]
 
 
-def image_of_pairs(counts: tuple[int, ...], most: int, device) -> Tensor:
-    """(P,): 0 as often as image 0 has objects (but at most `most` times), then 1 for image 1, and so on."""
-    repeats = torch.tensor(counts).clamp(max=most)
+def image_of_pairs(counts: tuple[int, ...], limit: int, device: torch.device) -> Tensor:
+    """(P,): 0 as often as image 0 has objects (but at most `limit` times), then 1 for image 1, and so on."""
+    repeats = torch.tensor(counts).clamp(max=limit)
     return torch.arange(len(counts)).repeat_interleave(repeats).to(device, non_blocking=True)
+
+
+def match_predictions(matcher: nn.Module, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor) -> Matches:
+    """Match L predictions of one batch: a `HungarianMatcher` all at once, any other module one after the other.
+
+    Args:
+        matcher: called for a prediction like `HungarianMatcher.forward`.
+        logits, boxes: (L, B, Q, K) and (L, B, Q, 4).
+        targets: the batch's objects.
+        labels: (L, B, n_max), their classes in each prediction.
+    """
+    if isinstance(matcher, HungarianMatcher):
+        return matcher.match_layers(logits, boxes, targets, labels)
+    pairs = []
+    for layer_logits, layer_boxes, layer_labels in zip(logits, boxes, labels):
+        matched = matcher(
+            {"pred_logits": layer_logits, "pred_boxes": layer_boxes}, replace(targets, labels=layer_labels)
+        )
+        pairs.append(torch.cat([torch.stack(pair) for pair in matched], dim=1))
+    query, target = torch.stack(pairs).to(logits.device).unbind(1)
+    return Matches(image_of_pairs(targets.counts, logits.shape[2], logits.device), query, target)

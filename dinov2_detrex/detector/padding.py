@@ -4,16 +4,23 @@ Images lie in the upper left corner of the batch's canvas. A cell is padding if 
 mask is resized by nearest neighbour.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def is_padded(image_sizes: list[tuple[int, int]], canvas_hw: tuple[int, int]) -> bool:
+def is_padded(image_sizes: Sequence[tuple[int, int]], canvas_hw: tuple[int, int]) -> bool:
     """Whether any image of the batch is smaller than the canvas."""
     return any(tuple(size) != tuple(canvas_hw) for size in image_sizes)
 
 
-def padding_masks(image_sizes, canvas_hw, shapes_hw, device) -> list[Tensor]:
+def padding_masks(
+    image_sizes: Sequence[tuple[int, int]],
+    canvas_hw: tuple[int, int],
+    shapes_hw: Sequence[tuple[int, int]],
+    device: torch.device | str,
+) -> list[Tensor]:
     """Masks (B, H_l, W_l) of the levels, bool, True where padded.
 
     Args:
@@ -33,7 +40,9 @@ def padding_masks(image_sizes, canvas_hw, shapes_hw, device) -> list[Tensor]:
     return masks
 
 
-def valid_ratios(image_sizes, canvas_hw, num_levels: int, device) -> Tensor:
+def valid_ratios(
+    image_sizes: Sequence[tuple[int, int]], canvas_hw: tuple[int, int], num_levels: int, device: torch.device | str
+) -> Tensor:
     """(B, num_levels, 2), float32: the share of the canvas that each image covers, (x, y).
 
     In pixels, not in whole cells: so cells of all levels that lie on one pixel get one normalised coordinate, and it is
@@ -44,6 +53,6 @@ def valid_ratios(image_sizes, canvas_hw, num_levels: int, device) -> Tensor:
     return ratios[:, None].expand(-1, num_levels, -1)
 
 
-def sizes_tensor(sizes, device) -> Tensor:
+def sizes_tensor(sizes: Sequence[tuple[int, int]], device: torch.device | str) -> Tensor:
     """Integer pairs as an int64 tensor, sent to the device without waiting for it."""
     return torch.tensor([tuple(size) for size in sizes], dtype=torch.int64).to(device, non_blocking=True)

@@ -1,13 +1,16 @@
 """How training looks: an image with its ground truth, and beside it the same with what the detector finds."""
 
+from typing import Any
+
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 LEAST_SCORE = 0.3  # what is drawn of the predictions
 
 
-def training_picture(record: dict, found, input_format: str) -> Tensor:
+def training_image(record: dict[str, Any], found: Instances, input_format: str) -> Tensor:
     """Ground truth at the left, predictions at the right.
 
     Args:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def get_sine_pos_embed(pos: Tensor, num_pos_feats: int = 128, temperature: int = 10000, exchange_xy=True) -> Tensor:
+def get_sine_pos_embed(
+    pos: Tensor, num_pos_feats: int = 128, temperature: int = 10000, exchange_xy: bool = True
+) -> Tensor:
     """Sine code of normalised coordinates.
 
     Args:

@@ -28,7 +28,9 @@ def best_detections(probabilities: Tensor, boxes: Tensor, count: int) -> tuple[T
     return scores, index % num_classes, box_cxcywh_to_xyxy(chosen)
 
 
-def to_instances(scores: Tensor, classes: Tensor, boxes: Tensor, image_hw, output_hw) -> Instances:
+def to_instances(
+    scores: Tensor, classes: Tensor, boxes: Tensor, image_hw: tuple[int, int], output_hw: tuple[int, int]
+) -> Instances:
     """One image's detections, boxes scaled to `output_hw` pixels and clipped; empty boxes and zero scores left out.
 
     Args:

@@ -1,14 +1,64 @@
 """How feature maps become object states: encode the cells, choose queries among them, decode the queries.
 
-B images, L levels, S cells of all levels, Q queries (denoising ones first), D channels. Boxes are CXCYWH, normalised
-to the image without its padding. Zhang et al. 2022 (DINO).
+B images, L levels, S cells of all levels, Q queries (denoising ones first), D channels, K selected
+cells. Boxes are CXCYWH, normalised to the image without its padding. Zhang et al. 2022 (DINO).
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dinov2_detrex.detector.decoder import DINOTransformerDecoder
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
-from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, take
+from dinov2_detrex.detector.denoising import LeadingQueries
+from dinov2_detrex.detector.encoder import DINOTransformerEncoder
+from dinov2_detrex.detector.levels import Levels, flatten_levels
+from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, gather_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedCells:
+    """The K cells of every image that become queries.
+
+    Attributes:
+        memory: (B, K, D).
+        boxes: (B, K, 4).
+        padding_mask: (B, K), in evaluation True where padding was selected, because an image has too few cells; None
+            where nothing is padded.
+    """
+
+    memory: Tensor
+    boxes: Tensor
+    padding_mask: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerOutput:
+    """What became of the queries.
+
+    Attributes:
+        states: (layers, B, Q, D), normed, of every decoder layer.
+        initial_boxes: (B, Q, 4), those that enter the first layer.
+        refined_boxes: (layers, B, Q, 4), those that leave each layer.
+        selected_memory: (B, K, D), of the cells that became queries.
+        selected_boxes: (B, K, 4), theirs, with gradient.
+        query_padding_mask: (B, Q), in evaluation True for queries that stand for padding, because their image has too
+            few cells; None where nothing is padded.
+    """
+
+    states: Tensor
+    initial_boxes: Tensor
+    refined_boxes: Tensor
+    selected_memory: Tensor
+    selected_boxes: Tensor
+    query_padding_mask: Tensor | None
+
+    @property
+    def entering_boxes(self) -> list[Tensor]:
+        """The boxes (B, Q, 4) that enter each layer, and at the end those that leave the last."""
+        return [self.initial_boxes, *self.refined_boxes]
 
 
 class DINOTransformer(nn.Module):
@@ -22,7 +72,14 @@ class DINOTransformer(nn.Module):
         learnt_init_query: query contents are learnt; otherwise they are the memory of the selected cells.
     """
 
-    def __init__(self, encoder, decoder, num_feature_levels=4, two_stage_num_proposals=900, learnt_init_query=True):
+    def __init__(
+        self,
+        encoder: DINOTransformerEncoder,
+        decoder: DINOTransformerDecoder,
+        num_feature_levels: int = 4,
+        two_stage_num_proposals: int = 900,
+        learnt_init_query: bool = True,
+    ):
         super().__init__()
         embed_dim = encoder.embed_dim
         self.embed_dim = embed_dim
@@ -47,89 +104,100 @@ class DINOTransformer(nn.Module):
                 module.init_weights()
         nn.init.normal_(self.level_embeds)
 
-    def forward(
+    def forward(self, levels: Levels, leading: LeadingQueries | None = None) -> TransformerOutput:
+        """Run the transformer.
+
+        Args:
+            levels: the feature maps, D channels each.
+            leading: queries to put before the selected ones; None for none.
+        """
+        tokens, memory_padding_mask = levels.tokens(), levels.memory_padding_mask()
+        centres = cell_centres(levels.shapes_hw, levels.valid_ratios)
+        memory = self.encode(tokens, levels, centres, memory_padding_mask)
+        selected = self.select(memory, levels.shapes_hw, centres, memory_padding_mask)
+        contents, boxes = self.queries(selected, leading)
+        query_padding_mask = selected.padding_mask
+        if query_padding_mask is not None:
+            num_leading = contents.shape[1] - query_padding_mask.shape[1]
+            query_padding_mask = nn.functional.pad(query_padding_mask, (num_leading, 0))
+        states, refined_boxes = self.decoder(
+            contents,
+            boxes,
+            memory,
+            shapes_hw=levels.shapes_hw,
+            valid_ratios=levels.valid_ratios,
+            self_attn_mask=None if leading is None else leading.self_attn_mask,
+            memory_padding_mask=memory_padding_mask,
+            query_padding_mask=query_padding_mask,
+        )
+        return TransformerOutput(states, boxes, refined_boxes, selected.memory, selected.boxes, query_padding_mask)
+
+    def call_as_detrex(
         self,
         multi_level_feats: list[Tensor],
         multi_level_masks: list[Tensor] | None,
         multi_level_pos_embeds: list[Tensor],
         query_embed: tuple[Tensor | None, Tensor | None] = (None, None),
-        attn_masks: tuple[Tensor | None, ...] = (None, None),
-        valid_ratios: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Run the transformer.
+        attn_masks: Sequence[Tensor | None] = (None, None),
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The transformer with detrex's arguments and results, for detectors written for them.
 
         Args:
-            multi_level_feats: L maps (B, D, H_l, W_l).
-            multi_level_masks: L masks (B, H_l, W_l), True where padded (at the right and at the bottom); None where
-                nothing is padded.
-            multi_level_pos_embeds: L position codes (B or 1, D, H_l, W_l).
-            query_embed: denoising queries, contents (B, N, D) and boxes as logits (B, N, 4), or (None, None).
+            multi_level_feats, multi_level_masks, multi_level_pos_embeds: maps, masks and positions of `Levels`.
+            query_embed: contents (B, N, D) and boxes as logits (B, N, 4) of queries to put before the selected ones.
             attn_masks: the first blocks self-attention among all queries, (Q, Q), True where blocked.
-            valid_ratios: (B, L, 2), the share of each level's width and height that the image covers; read off the
-                masks (in whole cells) if None.
 
         Returns:
-            states (layers, B, Q, D), initial boxes (B, Q, 4), refined boxes (layers, B, Q, 4), selected memory
-            (B, K, D), its boxes (B, K, 4), and in evaluation which queries stand for padding, because their image has
-            too few cells (B, Q), None where nothing is padded.
+            states, initial boxes, refined boxes, selected memory and its boxes, as in `TransformerOutput`.
         """
-        shapes_hw = [tuple(x.shape[-2:]) for x in multi_level_feats]
-        tokens = flatten_levels(multi_level_feats)
-        padding_mask = None if multi_level_masks is None else torch.cat([m.flatten(1) for m in multi_level_masks], 1)
-        if valid_ratios is None:
-            valid_ratios = ratios_of_masks(multi_level_masks, tokens).expand(-1, len(shapes_hw), -1)
-        centres = cell_centres(shapes_hw, valid_ratios)
+        levels = Levels.from_masks(multi_level_feats, multi_level_pos_embeds, multi_level_masks)
+        contents, boxes_logit = query_embed
+        leading = None
+        if contents is not None and boxes_logit is not None:
+            leading = LeadingQueries(contents, boxes_logit, attn_masks[0])
+        output = self(levels, leading)
+        return output.states, output.initial_boxes, output.refined_boxes, output.selected_memory, output.selected_boxes
 
-        memory = self.encode(tokens, multi_level_pos_embeds, padding_mask, centres, valid_ratios, shapes_hw)
-        selected, boxes_logit, surplus = self.select(memory, centres, padding_mask, shapes_hw)
-        enc_boxes = boxes_logit.sigmoid()
-        contents, boxes = self.queries(selected, enc_boxes, *query_embed)
-        if surplus is not None:
-            surplus = nn.functional.pad(surplus, (contents.shape[1] - surplus.shape[1], 0))
-        states, references = self.decoder(
-            contents, boxes, memory, shapes_hw, valid_ratios, attn_masks[0], padding_mask, surplus
-        )
-        return states, boxes, references, selected, enc_boxes, surplus
-
-    def encode(self, tokens, position_embeddings, padding_mask, centres, valid_ratios, shapes_hw) -> Tensor:
+    def encode(self, tokens: Tensor, levels: Levels, centres: Tensor, memory_padding_mask: Tensor | None) -> Tensor:
         """Memory (B, S, D): cells that have looked around themselves on every level."""
-        positions = flatten_levels([p + e[:, None, None] for p, e in zip(position_embeddings, self.level_embeds)])
-        references = centres[:, :, None] * valid_ratios[:, None]  # B S L 2
-        return self.encoder(tokens, positions, padding_mask, references, shapes_hw)
+        embedded = [p + e[:, None, None] for p, e in zip(levels.positions, self.level_embeds)]
+        return self.encoder(
+            tokens,
+            position=flatten_levels(embedded),
+            reference_points=centres[:, :, None] * levels.valid_ratios[:, None],  # B S L 2
+            shapes_hw=levels.shapes_hw,
+            memory_padding_mask=memory_padding_mask,
+        )
 
-    def select(self, memory, centres, padding_mask, shapes_hw) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Memory (B, K, D) and box logits (B, K, 4) of the selected cells, and which of them are padding (B, K).
+    def select(
+        self,
+        memory: Tensor,
+        shapes_hw: list[tuple[int, int]],
+        centres: Tensor,
+        memory_padding_mask: Tensor | None,
+    ) -> SelectedCells:
+        """Choose the K cells that become queries.
 
         All cells are scored, and what is selected is computed again: so the backward sees the selected cells alone.
         """
-        proposals, without = cell_proposals(centres, shapes_hw, padding_mask)
-        memory = memory.masked_fill(without[..., None], 0.0)
-        logits = self.decoder.class_embed[-1](self.enc_output_norm(self.enc_output(memory.detach())))
-        index = best_cells(logits.detach().float().amax(-1), padding_mask, self.two_stage_num_proposals)
-        selected = self.enc_output_norm(self.enc_output(take(memory, index)))
-        boxes_logit = self.decoder.bbox_embed[-1](selected).float() + take(proposals, index)
-        surplus = None if padding_mask is None or self.training else padding_mask.gather(1, index)
-        return selected, boxes_logit, surplus
+        class_heads, box_heads = self.decoder.heads()
+        proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask)
+        memory = memory.masked_fill(invalid[..., None], 0.0)
+        logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
+        index = best_cells(logits.detach().float().amax(-1), memory_padding_mask, self.two_stage_num_proposals)
+        selected = self.enc_output_norm(self.enc_output(gather_tokens(memory, index)))
+        boxes_logit = box_heads[-1](selected).float() + gather_tokens(proposals, index)
+        padding_mask = None
+        if memory_padding_mask is not None and not self.training:
+            padding_mask = memory_padding_mask.gather(1, index)
+        return SelectedCells(selected, boxes_logit.sigmoid(), padding_mask)
 
-    def queries(self, selected, enc_boxes, dn_contents, dn_boxes_logit) -> tuple[Tensor, Tensor]:
-        """Contents (B, Q, D) and initial boxes (B, Q, 4) of all queries, denoising ones first."""
-        contents, boxes = selected.detach(), enc_boxes.detach()
-        if self.learnt_init_query:
+    def queries(self, selected: SelectedCells, leading: LeadingQueries | None) -> tuple[Tensor, Tensor]:
+        """Contents (B, Q, D) and initial boxes (B, Q, 4) of all queries."""
+        contents, boxes = selected.memory.detach(), selected.boxes.detach()
+        if self.tgt_embed is not None:
             contents = self.tgt_embed.weight[: contents.shape[1]].expand(len(contents), -1, -1)
-        if dn_contents is not None:
-            contents = torch.cat((dn_contents, contents), dim=1)
-            boxes = torch.cat((dn_boxes_logit.sigmoid(), boxes), dim=1)
+        if leading is not None:
+            contents = torch.cat((leading.contents, contents), dim=1)
+            boxes = torch.cat((leading.boxes_logit.sigmoid(), boxes), dim=1)
         return contents, boxes
-
-
-def flatten_levels(maps: list[Tensor]) -> Tensor:
-    """L maps (B, D, H_l, W_l) to tokens (B, S, D), row-major per level."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
-
-
-def ratios_of_masks(masks: list[Tensor] | None, tokens: Tensor) -> Tensor:
-    """(B or 1, L, 2), float32: the unpadded share of each level's first row (x) and first column (y)."""
-    if masks is None:
-        return tokens.new_ones((1, 1, 2), dtype=torch.float32)
-    shares = [torch.stack(((~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)), dim=-1) for m in masks]
-    return torch.stack(shares, dim=1)

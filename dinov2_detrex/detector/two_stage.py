@@ -26,13 +26,15 @@ def cell_centres(shapes_hw: list[tuple[int, int]], valid_ratios: Tensor) -> Tens
     return torch.cat(centres, dim=1)
 
 
-def cell_proposals(centres: Tensor, shapes_hw, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def cell_proposals(
+    centres: Tensor, shapes_hw: list[tuple[int, int]], memory_padding_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The box that each cell proposes, and which cells have none.
 
     Args:
         centres: (B or 1, S, 2), normalised to the image.
         shapes_hw: (height, width) of every level.
-        padding_mask: (B, S), True where padded, or None.
+        memory_padding_mask: (B, S), True where padded, or None.
 
     Returns:
         boxes CXCYWH as logits (B or 1, S, 4), +inf for cells without one; such cells (B or 1, S): True if padded, or if
@@ -41,20 +43,20 @@ def cell_proposals(centres: Tensor, shapes_hw, padding_mask: Tensor | None) -> t
     sizes = [PROPOSAL_SIZE * 2.0**level for level in range(len(shapes_hw))]
     size = torch.cat([centres.new_full((h * w,), size) for size, (h, w) in zip(sizes, shapes_hw)])
     boxes = torch.cat((centres, size[:, None].expand(*centres.shape[:2], 2)), dim=-1)
-    without = ~((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
-    if padding_mask is not None:
-        without = without | padding_mask
+    invalid = ~((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
+    if memory_padding_mask is not None:
+        invalid = invalid | memory_padding_mask
     logits = torch.logit(boxes.clamp(MARGIN, 1 - MARGIN))
-    return logits.masked_fill(without[..., None], torch.inf), without
+    return logits.masked_fill(invalid[..., None], torch.inf), invalid
 
 
-def best_cells(scores: Tensor, padding_mask: Tensor | None, count: int) -> Tensor:
+def best_cells(scores: Tensor, memory_padding_mask: Tensor | None, count: int) -> Tensor:
     """(B, min(count, S)): indices of the highest scores, best first; padded cells only when no others are left."""
-    if padding_mask is not None:
-        scores = scores.masked_fill(padding_mask, -torch.inf)
+    if memory_padding_mask is not None:
+        scores = scores.masked_fill(memory_padding_mask, -torch.inf)
     return scores.topk(min(count, scores.shape[1]), dim=1).indices
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """(B or 1, S, C) at (B, K) -> (B, K, C)."""
     return x.expand(len(index), -1, -1).gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -13,6 +13,7 @@ The same sum in several forms, each right everywhere and each best somewhere:
 """
 
 import warnings
+from typing import Any
 
 import scipy.sparse
 import torch
@@ -54,13 +55,13 @@ def sum_rows_sparse(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 class _SparseSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, table, rows, weights):
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(table, rows, weights)
         return sum_rows_bag(table, rows, weights)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, rows, weights = ctx.saved_tensors
         grad = grad.contiguous()
         starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row

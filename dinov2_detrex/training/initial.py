@@ -18,7 +18,7 @@ def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str
     """Start from the weights in `path`, as far as names and shapes agree.
 
     Args:
-        model: its attribute `class_sized`, if it has one, names the submodules with a row for each class.
+        model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class.
         path: a file, an URL, or "" for none.
         classes: gives the names, in order, of the classes that the model is to be trained on. Where the file was
             trained on others, even as many, the class-sized submodules stay as they were built, since their rows
@@ -35,7 +35,7 @@ def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str
         raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
     if path and "://" not in path and Path(local).suffix == ".pth":
         checkpoint.read(local)  # damaged or unsafe files end here, with one line
-    as_built = class_sized_weights(model)
+    as_built = class_dependent_weights(model)
     try:
         rest = DetectionCheckpointer(model).load(path) if path else {}
     except Exception as error:  # downloads and foreign formats fail in many ways
@@ -48,9 +48,9 @@ def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str
     return rest
 
 
-def class_sized_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the entries of the state dict that belong to the submodules in `model.class_sized`."""
-    prefixes = tuple(f"{name}." for name in getattr(model, "class_sized", ()))
+def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the entries of the state dict that belong to the submodules in `model.class_dependent`."""
+    prefixes = tuple(f"{name}." for name in getattr(model, "class_dependent", ()))
     return {name: value.clone() for name, value in model.state_dict().items() if name.startswith(prefixes)}
 
 

@@ -9,7 +9,8 @@ from tiny_dino import BASE_WEIGHTS, weight_dict
 from torchvision import ops
 
 from dinov2_detrex.detector import DINOCriterion, HungarianMatcher, box_cxcywh_to_xyxy
-from dinov2_detrex.detector.criterion import loss_weight, weighted
+from dinov2_detrex.detector.loss_names import spelled_out, weighted
+from dinov2_detrex.detector.targets import pad_targets
 
 NUM_CLASSES, NUM_QUERIES, COUNTS = 4, 6, (2, 0, 3)
 GROUPS, GROUP_SIZE = 2, 6  # 2 groups of 3 positives and 3 negatives
@@ -128,6 +129,18 @@ def test_a_matcher_of_one_prediction_at_a_time_gives_the_same_losses():
     assert_same(apart, together)
 
 
+def test_padded_targets_are_detrexs_list_and_give_the_same_losses():
+    outputs, targets, dn_metas = random_case()
+    padded = pad_targets(targets)
+    assert pad_targets(padded) is padded and padded.max_objects == 3
+    for one, wanted in zip(padded, targets, strict=True):
+        assert one.keys() == wanted.keys() and all(torch.equal(one[key], wanted[key]) for key in wanted)
+    assert torch.equal(padded[1:][-1]["labels"], targets[2]["labels"])
+    criterion = DINOCriterion(NUM_CLASSES, HungarianMatcher(2, 5, 2), weight_dict())
+    of_list, of_padded = criterion(outputs, targets, dn_metas), criterion(outputs, padded, dn_metas)
+    assert list(of_list) == list(of_padded) and all(torch.equal(of_list[key], of_padded[key]) for key in of_list)
+
+
 def test_without_denoising_queries_their_losses_are_zeros():
     outputs, targets, _ = random_case()
     losses = DINOCriterion(NUM_CLASSES, HungarianMatcher(), weight_dict())(outputs, targets, None)
@@ -167,10 +180,10 @@ def test_losses_are_float32_whatever_the_predictions_are():
 
 
 def test_a_loss_without_a_weight_takes_that_of_its_base():
-    weights = {**BASE_WEIGHTS, "loss_bbox_dn": 3.0, "loss_giou_1": 7.0}
+    weights = spelled_out({**BASE_WEIGHTS, "loss_bbox_dn": 3.0, "loss_giou_1": 7.0}, num_layers=9)
     names = ["loss_class_7", "loss_class_dn_7", "loss_class_enc", "loss_bbox_dn_2", "loss_bbox_2", "loss_giou_1"]
-    assert [loss_weight(name, weights) for name in names] == [1.0, 1.0, 1.0, 3.0, 5.0, 7.0]
-    assert loss_weight("loss_giou_dn_1", weights) == 2.0
+    assert [weights[name] for name in names] == [1.0, 1.0, 1.0, 3.0, 5.0, 7.0]
+    assert weights["loss_giou_dn_1"] == 2.0
 
 
 def test_a_loss_without_any_weight_counts_once_and_warns_once():

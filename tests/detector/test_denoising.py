@@ -32,8 +32,12 @@ def queries_for(targets, dn_number=100, label_noise=0.0, box_noise=0.0, num_quer
 @pytest.mark.parametrize("counts, groups, total", [((3, 1), 33, 198), ((7,), 14, 196), ((150, 3), 1, 300)])
 def test_groups_share_out_the_asked_number(counts, groups, total):
     queries, _ = queries_for(targets_with(*counts))
-    assert (queries.num_groups, queries.contents.shape[1], queries.boxes_logit.shape[1]) == (groups, total, total)
-    assert queries.group_size == 2 * max(counts)
+    assert (queries.layout.num_groups, queries.contents.shape[1], queries.boxes_logit.shape[1]) == (
+        groups,
+        total,
+        total,
+    )
+    assert queries.layout.group_size == 2 * max(counts)
 
 
 @pytest.mark.parametrize("counts, dn_number", [((0, 0), 100), ((2, 1), 0)])
@@ -89,7 +93,7 @@ def test_half_of_the_label_noise_ratio_draws_a_new_label():
 def test_a_group_sees_itself_and_the_ordinary_queries_which_see_only_each_other():
     queries, _ = queries_for(targets_with(2, 1), dn_number=4, num_queries=3)
     size, total = 4, 8
-    blocked = queries.attn_mask
+    blocked = queries.self_attn_mask
     assert blocked.shape == (total + 3, total + 3)
     for i in range(total + 3):
         for j in range(total + 3):

@@ -63,7 +63,7 @@ def test_a_cell_at_a_pixel_gets_the_same_coordinate_whatever_the_padding():
     model = small_dino()
     sizes = [(100, 70), (192, 192)]
     features = [torch.zeros(2, 32, 192 // stride, 192 // stride) for stride in (8, 16, 32, 64)]
-    _, ratios = model.padding(features, (192, 192), sizes)
+    ratios = model.levels(features, (192, 192), sizes).valid_ratios
     for level, stride in enumerate((8, 16, 32, 64)):
         cells_wh = ratios[0, level] * 192 / stride
         torch.testing.assert_close(cells_wh * stride, torch.tensor([70.0, 100.0]))
@@ -138,6 +138,34 @@ def test_without_auxiliary_losses_only_the_last_layer_is_trained():
     losses = small_dino(aux_loss=False).train()(training_batch())
     kinds = ("loss_class", "loss_bbox", "loss_giou")
     assert set(losses) == {kind + ending for kind in kinds for ending in ("", "_enc", "_dn")}
+
+
+def test_a_criterion_written_for_detrexs_forms_gets_them():
+    class OfDetrex(torch.nn.Module):
+        weight_dict = {"loss_sum": 3.0}
+
+        def forward(self, outputs, targets, dn_metas):
+            self.objects = [(t["labels"].tolist(), t["boxes"].shape) for t in targets]
+            self.queries = [x["pred_logits"].shape[1] for x in (outputs, *outputs["aux_outputs"])]
+            denoised = dn_metas["output_known_lbs_bboxes"]["pred_boxes"]
+            self.denoising = (denoised.shape[1], dn_metas["single_padding"] * dn_metas["dn_num"])
+            return {"loss_sum": denoised.sum()}
+
+    criterion = OfDetrex()
+    model = small_dino()
+    model.criterion = criterion
+    losses = model.train()(training_batch())
+    assert criterion.objects == [([0, 3], (2, 4)), ([4], (1, 4))]
+    assert criterion.queries == [12, 12] and criterion.denoising == (24, 24)
+    assert list(losses) == ["loss_sum"] and losses["loss_sum"].requires_grad
+
+
+def test_training_without_a_criterion_says_so():
+    model = small_dino()
+    model.criterion = None
+    assert len(detections(model, [record(image(64, 64))])) == 1
+    with pytest.raises(ValueError, match="criterion=None"):
+        model.train()(training_batch())
 
 
 def test_losses_are_weighted_by_a_config_node():
@@ -314,10 +342,10 @@ def test_another_number_of_queries_than_the_transformer_selects_is_refused():
         type(model)(model.backbone, model.position_embedding, model.neck, model.transformer, 32, 5, 11, model.criterion)
 
 
-def test_the_class_sized_parts_are_those_that_change_with_the_number_of_classes():
+def test_the_class_dependent_parts_are_those_that_change_with_the_number_of_classes():
     five, seven = small_dino(), small_dino(num_classes=7)
     differing = {key for key, value in five.state_dict().items() if value.shape != seven.state_dict()[key].shape}
-    named = {key for key in five.state_dict() if key.startswith(tuple(f"{name}." for name in five.class_sized))}
+    named = {key for key in five.state_dict() if key.startswith(tuple(f"{name}." for name in five.class_dependent))}
     assert differing == named and differing
 
 

@@ -6,8 +6,11 @@ from golden_numbers import fill_from_names
 from pooling_backbone import PoolingBackbone
 from tiny_dino import tiny_dino
 
+from dinov2_detrex.detector import DINOTransformerDecoder
+from dinov2_detrex.detector.denoising import LeadingQueries
+from dinov2_detrex.detector.levels import Levels, ratios_of_masks
 from dinov2_detrex.detector.padding import padding_masks, valid_ratios
-from dinov2_detrex.detector.transformer import ratios_of_masks
+from dinov2_detrex.detector.transformer import SelectedCells
 from dinov2_detrex.detector.two_stage import cell_centres, cell_proposals
 
 SHAPES_HW = [(12, 18), (6, 9), (3, 5), (2, 3)]
@@ -44,11 +47,13 @@ def surround(levels, rows: int, columns: int) -> tuple[list[torch.Tensor], list[
     return padded, masks
 
 
+def as_levels(model, maps, masks) -> Levels:
+    return Levels.from_masks(maps, model.positions(maps, masks), masks)
+
+
 def detect(model, levels, masks):
     """Boxes in pixels, scores and classes, best first."""
-    positions = model.positions(levels, masks)
-    states, boxes, refined, _, _, surplus = model.transformer(levels, masks, positions)
-    outputs = model.heads(states, [boxes, *refined], surplus)
+    outputs = model.heads(model.transformer(as_levels(model, levels, masks)))
     found = model.postprocess(outputs, [IMAGE_HW] * len(levels[0]), [{}] * len(levels[0]))
     return [(x["instances"].pred_boxes.tensor, x["instances"].scores, x["instances"].pred_classes) for x in found]
 
@@ -84,10 +89,10 @@ def test_padding_is_not_selected_even_if_it_scores_above_all_cells(model):
     of_padding = transformer.enc_output_norm(transformer.enc_output(torch.zeros(64)))
     weight = head.weight.clone()
     head.weight.copy_(of_padding.expand(5, -1))  # what is most like padding scores best
-    *_, selected, _, surplus = transformer(levels, masks, model.positions(levels, masks))
+    found = transformer(as_levels(model, levels, masks))
     head.weight.copy_(weight)
-    assert float((selected @ of_padding).max()) < float(of_padding @ of_padding) * 0.99
-    assert not surplus.any()
+    assert float((found.selected_memory @ of_padding).max()) < float(of_padding @ of_padding) * 0.99
+    assert not found.query_padding_mask.any()
 
 
 @torch.no_grad()
@@ -96,6 +101,30 @@ def test_a_batch_of_two_equals_two_singles(model):
     together = detect(model, levels, None)
     for i in range(2):
         assert_same_detections(together[i], detect(model, [x[i : i + 1] for x in levels], None)[0])
+
+
+@torch.no_grad()
+def test_called_as_in_detrex_it_gives_detrexs_five_tensors(model):
+    levels, masks = surround(random_levels(), 3, 7)
+    contents, boxes_logit, blocked = torch.randn(1, 6, 64), torch.randn(1, 6, 4), torch.rand(36, 36) < 0.2
+    blocked.fill_diagonal_(False)
+    five = model.transformer.call_as_detrex(
+        levels, masks, model.positions(levels, masks), (contents, boxes_logit), attn_masks=[blocked, None]
+    )
+    values = model.transformer(as_levels(model, levels, masks), LeadingQueries(contents, boxes_logit, blocked))
+    wanted = [values.states, values.initial_boxes, values.refined_boxes, values.selected_memory, values.selected_boxes]
+    assert [tuple(x.shape) for x in five] == [(2, 1, 36, 64), (1, 36, 4), (2, 1, 36, 4), (1, 30, 64), (1, 30, 4)]
+    assert all(torch.equal(x, y) for x, y in zip(five, wanted))
+    torch.testing.assert_close(five[1][:, :6], boxes_logit.sigmoid())
+    unblocked = model.transformer.call_as_detrex(
+        levels, masks, model.positions(levels, masks), (contents, boxes_logit), attn_masks=[None, None]
+    )
+    assert not torch.allclose(unblocked[0], five[0])
+
+
+def test_a_decoder_whose_heads_nobody_has_set_says_so():
+    with pytest.raises(RuntimeError, match="class_embed"):
+        DINOTransformerDecoder(embed_dim=8, num_heads=2, num_layers=1).heads()
 
 
 def test_cells_know_their_place_in_the_image():
@@ -123,7 +152,7 @@ def test_masks_are_those_of_nearest_neighbour_resizing():
 def test_ratios_by_masks_and_by_sizes_agree_where_cells_tile_the_images():
     image_sizes, canvas, shapes_hw = [(128, 64), (64, 192)], (128, 192), [(16, 24), (8, 12), (4, 6), (2, 3)]
     masks = padding_masks(image_sizes, canvas, shapes_hw, "cpu")
-    by_masks = ratios_of_masks(masks, torch.empty(0))
+    by_masks = ratios_of_masks(masks)
     torch.testing.assert_close(by_masks, valid_ratios(image_sizes, canvas, 4, "cpu"))
     torch.testing.assert_close(by_masks[:, 0], torch.tensor([[64 / 192, 1.0], [1.0, 64 / 128]]))
 
@@ -131,7 +160,7 @@ def test_ratios_by_masks_and_by_sizes_agree_where_cells_tile_the_images():
 def test_proposals_are_boxes_around_their_cells_or_infinite():
     shapes_hw, ratios = [(60, 3), (2, 2)], torch.tensor([[[1.0, 0.5], [1.0, 0.5]]])
     mask = torch.cat([torch.arange(60)[:, None].expand(60, 3).flatten() >= 30, torch.tensor([0, 0, 1, 1]).bool()])[None]
-    logits, without = cell_proposals(cell_centres(shapes_hw, ratios), shapes_hw, mask)
+    logits, invalid = cell_proposals(cell_centres(shapes_hw, ratios), shapes_hw, mask)
     boxes = logits.sigmoid()[0]
     for cell in range(184):
         y, x = divmod(cell, 3) if cell < 180 else divmod(cell - 180, 2)
@@ -139,14 +168,14 @@ def test_proposals_are_boxes_around_their_cells_or_infinite():
         wanted = torch.tensor([(x + 0.5) / width, (y + 0.5) / height, size, size])
         valid = bool(((wanted > 0.01) & (wanted < 0.99)).all()) and y < height
         # the last row of the image, (29.5 / 30 = 0.983), is valid; with 60 rows a first row would be below 0.01
-        assert bool(without[0, cell]) is not valid
+        assert bool(invalid[0, cell]) is not valid
         torch.testing.assert_close(boxes[cell], wanted if valid else torch.ones(4))
 
 
 def test_sizes_of_six_levels_outgrow_the_image():
     shapes_hw = [(2, 2)] * 6
-    _, without = cell_proposals(cell_centres(shapes_hw, torch.ones(1, 6, 2)), shapes_hw, None)
-    assert without.view(6, 4).all(1).tolist() == [False] * 5 + [True]
+    _, invalid = cell_proposals(cell_centres(shapes_hw, torch.ones(1, 6, 2)), shapes_hw, None)
+    assert invalid.view(6, 4).all(1).tolist() == [False] * 5 + [True]
 
 
 def test_without_learnt_queries_the_contents_are_the_selected_memory():
@@ -155,7 +184,7 @@ def test_without_learnt_queries_the_contents_are_the_selected_memory():
     )
     assert "transformer.tgt_embed.weight" not in model.state_dict()
     selected, boxes = torch.randn(2, 30, 64, requires_grad=True), torch.rand(2, 30, 4)
-    contents, references = model.transformer.queries(selected, boxes, None, None)
+    contents, references = model.transformer.queries(SelectedCells(selected, boxes, None), leading=None)
     assert torch.equal(contents, selected) and not contents.requires_grad and torch.equal(references, boxes)
 
 

@@ -28,7 +28,7 @@ class TinyDetector(nn.Module):
         pause: seconds that a training step takes at least.
     """
 
-    class_sized = ("cls",)
+    class_dependent = ("cls",)
 
     def __init__(
         self, num_classes, width=8, dropout=0.1, noise=0.05, norm=True, fail_at=-1, fail_value=float("nan"), pause=0.0
