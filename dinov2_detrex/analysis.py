@@ -1,7 +1,7 @@
 """What does each part of a detector cost? Parameters, arithmetic of a forward pass, and activations kept for training.
 
-Measured by running the model: each module says which part is at work while it runs, every operator is counted by
-torch's formula for it, and hooks see every tensor that autograd keeps.
+Measured by running the model: each module says which part is at work while it runs, every operator is counted by a
+formula, and hooks see every tensor that autograd keeps.
 """
 
 import contextlib
@@ -16,10 +16,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from dinov2_detrex.detector import MultiScaleDeformableAttention
+from dinov2_detrex.flops import CurrentModule, flops_by_module
 from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
 
 REST = "rest"
@@ -55,33 +53,6 @@ def is_inside(name: str, start: str) -> bool:
     return name == start or name.startswith(start + ".")
 
 
-class CurrentPart:
-    """While entered, `name` is the part whose module runs, the innermost one."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self._running, self._handles = [REST], []
-
-    @property
-    def name(self) -> str:
-        return self._running[-1]
-
-    def __enter__(self) -> "CurrentPart":
-        for name, module in self.model.named_modules():
-            part = part_of(name, self.model)
-            before = module.register_forward_pre_hook(lambda module, args, part=part: self._running.append(part))
-            after = module.register_forward_hook(lambda module, args, output: self._end(), always_call=True)
-            self._handles += [before, after]
-        return self
-
-    def __exit__(self, *error) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _end(self) -> None:
-        self._running.pop()
-
-
 def count_parameters(model: nn.Module) -> tuple[Counter, Counter]:
     """Numbers of trained and of frozen parameters by part, shared ones once."""
     trained, frozen = Counter(), Counter()
@@ -90,48 +61,13 @@ def count_parameters(model: nn.Module) -> tuple[Counter, Counter]:
     return trained, frozen
 
 
-class FlopsOfOperators(TorchDispatchMode):
-    """While entered, adds up in `flops` what torch's formulas say of the operators that run, by the current part.
-
-    (torch's own `FlopCounterMode` follows modules too, but not without gradients.)
-    """
-
-    def __init__(self, current: CurrentPart):
-        super().__init__()
-        self.current, self.flops = current, Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None:
-            with self:  # an operator that is made of others
-                output = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if output is NotImplemented else output
-        output = func(*args, **kwargs)
-        self.flops[self.current.name] += formula(*args, **kwargs, out_val=output)
-        return output
-
-
-def sampling_flops(attention: MultiScaleDeformableAttention, query: Tensor) -> int:
-    """Of the weighted sums of deformable attention, whatever kernel takes them: four cells around every point."""
-    samples = query.numel() // attention.embed_dim * attention.num_levels * attention.num_points
-    return 2 * 4 * samples * attention.embed_dim  # each head reads its own share of the embedding
-
-
-@torch.no_grad()
 def count_flops(model: nn.Module, inputs: list[dict]) -> Counter:
     """Floating-point operations of `model(inputs)` in evaluation, by part (see `COUNTED`)."""
-    with _mode(model, training=False), CurrentPart(model) as current, FlopsOfOperators(current) as counter:
-
-        def add_samples(attention: MultiScaleDeformableAttention, args: tuple) -> None:
-            counter.flops[current.name] += sampling_flops(attention, args[0])
-
-        attentions = [module for module in model.modules() if isinstance(module, MultiScaleDeformableAttention)]
-        handles = [attention.register_forward_pre_hook(add_samples) for attention in attentions]
-        model(inputs)
-        for handle in handles:
-            handle.remove()
-    return counter.flops
+    flops = Counter()
+    with _mode(model, training=False):
+        for name, number in flops_by_module(model, inputs).items():
+            flops[part_of(name, model)] += number
+    return flops
 
 
 class _Kept:
@@ -155,11 +91,11 @@ def kept_activations(model: nn.Module, inputs: list[dict], precision: Precision 
 
     def pack(tensor: Tensor) -> _Kept:
         holder = _Kept(tensor)
-        kept.append((current.name, weakref.ref(holder)))
+        kept.append((part_of(current.name, model), weakref.ref(holder)))
         return holder
 
     autocast = contextlib.nullcontext() if precision is None else precision.autocast()
-    with _mode(model, training=True), CurrentPart(model) as current, autocast:
+    with _mode(model, training=True), CurrentModule(model) as current, autocast:
         with saved_tensors_hooks(pack, lambda holder: holder.tensor):
             losses = model(inputs)
             loss = sum(losses.values())  # holds the graph while it is counted

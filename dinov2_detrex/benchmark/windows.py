@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
 from dinov2_detrex.benchmark.timing import as_table, best_times, peak_column
+from dinov2_detrex.flops import flops_by_module
 
 SIZES_PX = (518, 1024, 1536)
 
@@ -60,9 +60,6 @@ def padded(size_px: int, multiple: int) -> int:
     return -(-size_px // multiple) * multiple
 
 
-@torch.no_grad()
 def attention_flops(backbone: torch.nn.Module, images: torch.Tensor) -> int:
-    """Floating-point operations of the attention products, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
-        backbone(images)
-    return sum(n for operator, n in counter.get_flop_counts()["Global"].items() if "attention" in str(operator))
+    """Floating-point operations of the attention products of a plain ViT: of its `attn` modules, less their layers."""
+    return sum(flops for name, flops in flops_by_module(backbone, images).items() if name.endswith(".attn"))

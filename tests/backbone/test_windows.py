@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from tiny_vits import DINOV3, PLAIN, REGISTERS, random_images, relative_error, tiny_vit
-from torch.utils.flop_counter import FlopCounterMode
 
 from dinov2_detrex.backbone.windows import Tiling, default_window_blocks
+from dinov2_detrex.benchmark.windows import attention_flops
 
 NAMES = [PLAIN, REGISTERS, DINOV3]
 GRIDS = [(6, 10), (8, 8), (5, 7), (1, 9)]
@@ -114,20 +114,14 @@ def test_default_leaves_evenly_spaced_blocks_global(num_blocks, global_blocks):
     assert [i for i in range(num_blocks) if i not in default_window_blocks(num_blocks)] == global_blocks
 
 
-def attention_flops(backbone, grid_hw) -> int:
-    """Multiply-adds of the attention products alone, counted by torch while the blocks run."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone(images_for(backbone, grid_hw, batch=1))
-    return sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" in str(op))
-
-
 def test_attention_cost_grows_linearly_in_windowed_blocks_and_quadratically_in_global_ones():
     """At the grids of 518, 1036 and 1554 pixels, reduced by 37 / 8."""
     sides, local, everywhere = (8, 16, 24), [], []
     for side in sides:
-        windowed = tiny_vit(window_size=8, window_block_indexes=[0, 1, 2])
-        local.append(attention_flops(windowed, (side, side)))
-        everywhere.append(attention_flops(tiny_vit(), (side, side)))
+        windowed, plain = tiny_vit(window_size=8, window_block_indexes=[0, 1, 2]), tiny_vit()
+        images = images_for(plain, (side, side), batch=1)
+        local.append(attention_flops(windowed, images))
+        everywhere.append(attention_flops(plain, images))
     assert [cost / local[0] for cost in local] == [1, 4, 9]
     assert everywhere[2] * (8 * 8 + 1) ** 2 == everywhere[0] * (24 * 24 + 1) ** 2
 
