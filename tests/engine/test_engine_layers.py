@@ -163,28 +163,3 @@ def test_suppression_takes_half_precision_and_nothing():
     assert batched_nms(boxes, torch.tensor([0.1, 0.9]), torch.tensor([0, 0]), 0.5).tolist() == [1]
     with pytest.raises(AssertionError):
         batched_nms(torch.zeros(2, 5), torch.zeros(2), torch.zeros(2), 0.5)
-
-
-@pytest.mark.fallback("detectron2")
-@pytest.mark.parametrize(
-    "module, name",
-    [
-        ("detectron2.layers", "NaiveSyncBatchNorm"),
-        ("detectron2.layers.wrappers", "interpolate"),
-        ("detectron2.layers.batch_norm", "NaiveSyncBatchNorm"),
-        ("detectron2.structures.boxes", "pairwise_ioa"),
-        ("detectron2.evaluation.testing", "verify_results"),
-        ("detectron2.structures", "RotatedBoxes"),
-        ("detectron2.modeling", "build_model"),
-        ("detectron2.modeling.backbone", "build_backbone"),
-        ("detectron2.data", "build_batch_data_loader"),
-        ("detectron2.data.transforms", "RandomRotation"),
-        ("detectron2.data.datasets", "register_coco_panoptic"),
-        ("detectron2.evaluation", "LVISEvaluator"),
-    ],
-)
-def test_a_name_outside_the_slice_is_refused_in_one_line(module, name):
-    with pytest.raises(ImportError) as caught:
-        exec(f"from {module} import {name}")
-    message = str(caught.value)
-    assert f"{module}.{name}" in message and "real" in message and "\n" not in message

@@ -18,7 +18,7 @@ for name in optional:
 before = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)
 import detectron2.config, detectron2.engine, detectron2.checkpoint, detectron2.solver
 import detectron2.data, detectron2.evaluation, detectron2.layers, detectron2.modeling, detectron2.structures
-from detectron2.utils import collect_env, comm, env, events, file_io, logger, registry
+from detectron2.utils import comm, env, events, file_io, logger, registry
 
 after = builtins.__import__, random.getstate(), list(logging.getLogger().handlers)
 print(json.dumps({"light": light, "untouched": before == after}))

@@ -459,13 +459,3 @@ def test_a_yaml_file_constructs_nothing_but_what_save_writes(tmp_path, tag):
     with pytest.raises(yaml.YAMLError):
         LazyConfig.load(str(tmp_path / "a.yaml"))
     assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.fallback("detectron2")
-def test_what_the_slice_leaves_out_says_that_the_real_package_has_it():
-    with pytest.raises(ImportError, match="CfgNode.*real detectron2 has it"):
-        from detectron2.config import CfgNode  # noqa: F401
-    with pytest.raises(ImportError, match="model_zoo.*real detectron2 has it"):
-        from detectron2 import model_zoo  # noqa: F401
-    with pytest.raises(ImportError, match="PreciseBN.*real detectron2 has it"):
-        from detectron2.engine import PreciseBN  # noqa: F401

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from detectron2.solver import LRMultiplier, LRScheduler, WarmupParamScheduler, get_default_optimizer_params
+from detectron2.solver import WarmupParamScheduler, get_default_optimizer_params
 from detectron2.solver.build import reduce_param_groups
 from fvcore.common.param_scheduler import (
     ConstantParamScheduler,
     CosineParamScheduler,
     LinearParamScheduler,
     MultiStepParamScheduler,
-    StepParamScheduler,
 )
 from torch import nn
 
@@ -157,61 +156,3 @@ def test_no_warm_up_starts_with_the_schedule_itself():
 def test_an_unknown_warm_up_is_a_value_error():
     with pytest.raises(ValueError):
         WarmupParamScheduler(ConstantParamScheduler(1.0), 0.1, 0.5, "exponential")(0.1)
-
-
-def sgd(lrs=(1.0, 0.5)) -> torch.optim.SGD:
-    return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs], lr=9.0)
-
-
-def rates(optimizer, scheduler, steps: int) -> list[list[float]]:
-    """The groups' rates at each of `steps` steps."""
-    seen = []
-    for _ in range(steps):
-        seen.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        scheduler.step()
-    return seen
-
-
-def test_every_group_keeps_its_own_rate_times_the_schedule():
-    optimizer = sgd()
-    scheduler = LRMultiplier(optimizer, steps_with_warmup(), max_iter=10)
-    assert isinstance(scheduler, LRScheduler)
-    for got, factor in zip(rates(optimizer, scheduler, 10), STEPS_WITH_WARMUP):
-        assert got == pytest.approx([factor, 0.5 * factor])
-    assert set(scheduler.state_dict()) == {"base_lrs", "last_epoch"}
-
-
-def test_a_schedule_that_continues_equals_one_that_never_stopped():
-    optimizer = sgd()
-    uninterrupted = rates(optimizer, LRMultiplier(optimizer, steps_with_warmup(), 10), 10)
-    optimizer = sgd()
-    first = rates(optimizer, LRMultiplier(optimizer, steps_with_warmup(), 10), 6)
-    resumed = sgd()
-    resumed.load_state_dict(optimizer.state_dict())
-    second = rates(resumed, LRMultiplier(resumed, steps_with_warmup(), 10, last_iter=5), 4)
-    assert first + second == uninterrupted
-
-
-def test_continuing_needs_initial_rates_and_the_multiplier_must_be_a_param_scheduler():
-    with pytest.raises(KeyError):
-        LRMultiplier(sgd(), ConstantParamScheduler(1.0), 10, last_iter=3)
-    with pytest.raises(ValueError):
-        LRMultiplier(sgd(), lambda w: 1.0, 10)
-
-
-@pytest.mark.fallback("detectron2")
-@pytest.mark.parametrize("schedule", [ConstantParamScheduler(1.0), StepParamScheduler(4, [1.0, 0.5])])
-def test_the_step_after_the_last_iteration_is_harmless(schedule):
-    optimizer = sgd([1.0])
-    scheduler = LRMultiplier(optimizer, WarmupParamScheduler(schedule, 0.1, 0.25), max_iter=4)
-    rates(optimizer, scheduler, 4)
-    assert optimizer.param_groups[0]["lr"] == schedule(0.99)
-
-
-@pytest.mark.fallback("detectron2")
-def test_a_step_beyond_the_end_names_max_iter_and_milestones():
-    optimizer = sgd([1.0])
-    scheduler = LRMultiplier(optimizer, MultiStepParamScheduler([1, 0.1], milestones=[2, 4]), max_iter=4)
-    with pytest.raises(RuntimeError, match="max_iter 4.*milestones"):
-        rates(optimizer, scheduler, 6)

@@ -2,8 +2,6 @@
 
 import os
 
-from detectron2.left_out import refuse
-
 from . import catalog, common, dataset_mapper, datasets, detection_utils, samplers, transforms
 from .build import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
 from .catalog import DatasetCatalog, Metadata, MetadataCatalog
@@ -30,11 +28,3 @@ __all__ = [
 ]
 
 datasets.register_all_coco(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
-
-__getattr__ = refuse(
-    __name__,
-    "ToIterableDataset",
-    "build_batch_data_loader",
-    "load_proposals_into_dataset",
-    "print_instances_class_histogram",
-)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.left_out import refuse
 from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
@@ -196,8 +195,3 @@ def as_it_is(batch: Any) -> Any:
 def seed_worker(worker_id: int) -> None:
     """Seed python, numpy and torch in a worker process, each worker differently."""
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)
-
-
-__getattr__ = refuse(
-    __name__, "build_batch_data_loader", "load_proposals_into_dataset", "print_instances_class_histogram"
-)

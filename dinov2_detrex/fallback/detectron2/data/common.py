@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from detectron2.left_out import refuse
 from torch.utils import data as torchdata
 
 logger = logging.getLogger(__name__)
@@ -135,6 +134,3 @@ class AspectRatioGroupedDataset(torchdata.IterableDataset):
                 batch = group[:]
                 group.clear()
                 yield batch
-
-
-__getattr__ = refuse(__name__, "ToIterableDataset")

@@ -1,7 +1,5 @@
 """Evaluation: the loop over a data set, and COCO's box AP."""
 
-from detectron2.left_out import refuse
-
 from .coco_evaluation import COCOEvaluator
 from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from .testing import print_csv_format
@@ -14,14 +12,3 @@ __all__ = [
     "inference_on_dataset",
     "print_csv_format",
 ]
-
-__getattr__ = refuse(
-    __name__,
-    "COCOPanopticEvaluator",
-    "CityscapesInstanceEvaluator",
-    "LVISEvaluator",
-    "PascalVOCDetectionEvaluator",
-    "RotatedCOCOEvaluator",
-    "SemSegEvaluator",
-    "verify_results",
-)

@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Mapping
 
-from detectron2.left_out import refuse
-
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +29,3 @@ def flatten_results_dict(results: Mapping) -> dict:
         else:
             flat[key] = value
     return flat
-
-
-__getattr__ = refuse(__name__, "verify_results")

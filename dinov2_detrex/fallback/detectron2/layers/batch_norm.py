@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from detectron2.left_out import refuse
 from torch import nn
 
 
@@ -121,6 +120,3 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     if norm not in NORMS:
         raise KeyError(f"norm {norm!r} is not one of {', '.join(NORMS)} (naiveSyncBN needs the real detectron2)")
     return NORMS[norm](out_channels)
-
-
-__getattr__ = refuse(__name__, "NaiveSyncBatchNorm", "convert_frozenbatchnorm2d_to_batchnorm2d")

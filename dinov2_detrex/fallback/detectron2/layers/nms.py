@@ -1,7 +1,6 @@
 """Non-maximum suppression among the boxes of one group only."""
 
 import torch
-from detectron2.left_out import refuse
 
 
 def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -20,6 +19,3 @@ def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, i
 
     assert boxes.shape[-1] == 4, f"boxes must be (N, 4), got {tuple(boxes.shape)}"
     return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
-
-
-__getattr__ = refuse(__name__, "batched_nms_rotated", "nms", "nms_rotated")

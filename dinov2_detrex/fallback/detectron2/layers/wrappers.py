@@ -1,7 +1,6 @@
 """Torch layers and functions that also take what detectors feed them: a norm and activation, a list of one."""
 
 import torch
-from detectron2.left_out import refuse
 from torch import nn
 
 
@@ -33,18 +32,3 @@ def cat(tensors: list[torch.Tensor] | tuple[torch.Tensor, ...], dim: int = 0) ->
     """`torch.cat` that hands back the very tensor when there is only one; anything but a list or tuple asserts."""
     assert isinstance(tensors, (list, tuple)), f"cat takes a list or tuple of tensors, not {type(tensors).__name__}"
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
-
-
-__getattr__ = refuse(
-    __name__,
-    "BatchNorm2d",
-    "ConvTranspose2d",
-    "Linear",
-    "check_if_dynamo_compiling",
-    "cross_entropy",
-    "disable_torch_compiler",
-    "interpolate",
-    "move_device_like",
-    "nonzero_tuple",
-    "shapes_to_tensor",
-)

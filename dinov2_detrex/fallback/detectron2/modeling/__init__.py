@@ -1,9 +1,10 @@
 """The part of detectron2's models that a DETR-like detector shares: backbone interface and post-processing."""
 
 from detectron2.layers import ShapeSpec
-from detectron2.left_out import refuse
 
-from .backbone import FPN, Backbone, ResNet, ViT, vit
+from dinov2_detrex.engine import reexport
+
+from .backbone import FPN, Backbone, ResNet, ViT
 from .postprocessing import detector_postprocess
 
 __all__ = [
@@ -16,11 +17,4 @@ __all__ = [
     "detector_postprocess",
     "get_vit_lr_decay_rate",
 ]
-
-_LEFT_OUT = ("GeneralizedRCNN", "META_ARCH_REGISTRY", "MViT", "RetinaNet", "SwinTransformer", "build_model")
-_refuse = refuse(__name__, *_LEFT_OUT)
-
-
-def __getattr__(name: str):
-    """The names that live in dinov2_detrex, at first use; what the slice lacks, refused."""
-    return getattr(vit, name) if name in vit.OURS else _refuse(name)
+__getattr__ = reexport(__name__, "SimpleFeaturePyramid", "get_vit_lr_decay_rate")

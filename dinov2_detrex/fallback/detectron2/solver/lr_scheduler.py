@@ -1,10 +1,9 @@
 """How does the learning rate move over a run? By a factor that depends on the progress w in [0, 1] alone."""
 
 from fvcore.common.param_scheduler import ParamScheduler
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["LRMultiplier", "LRScheduler", "WarmupParamScheduler"]
+__all__ = ["LRScheduler", "WarmupParamScheduler"]
 
 _ROUNDING = 1e-6  # progress is step / max_iter: a boundary that is missed by less has been reached
 
@@ -50,43 +49,3 @@ class WarmupParamScheduler(ParamScheduler):
         if self.warmup_length >= 1:  # nothing is left for the schedule; this is the end of the warm-up
             return self.scheduler(0.0)
         return self.scheduler(max(where - self.warmup_length, 0.0) / (1 - self.warmup_length))
-
-
-class LRMultiplier(LRScheduler):
-    """torch scheduler under which a group's rate is its initial rate x multiplier(step / max_iter).
-
-    Args:
-        multiplier: a fvcore `ParamScheduler`.
-        max_iter: steps in the whole run.
-        last_iter: the step before the one to continue with, -1 to start; then groups need "initial_lr" (KeyError).
-
-    Raises:
-        ValueError: `multiplier` is of another kind.
-        RuntimeError: a step beyond `max_iter`.
-    """
-
-    def __init__(self, optimizer: Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1):
-        if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(f"LRMultiplier needs a fvcore ParamScheduler, got {type(multiplier)}")
-        self._multiplier = multiplier
-        self._max_iter = max_iter
-        super().__init__(optimizer, last_epoch=last_iter)
-
-    def state_dict(self) -> dict:
-        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
-
-    def get_lr(self) -> list[float]:
-        factor = self._factor(self.last_epoch)
-        return [base_lr * factor for base_lr in self.base_lrs]
-
-    def _factor(self, step: int) -> float:
-        """The multiplier at `step`; at the very end, where some schedules are no longer defined, its last value."""
-        try:
-            return self._multiplier(step / self._max_iter)
-        except (RuntimeError, IndexError) as error:
-            if step == self._max_iter:
-                return self._multiplier(1 - 2 * _ROUNDING)
-            raise RuntimeError(
-                f"the learning-rate schedule is not defined at step {step} of max_iter {self._max_iter}: {error}. "
-                "Set max_iter and the scheduler's milestones or num_updates for the whole run."
-            ) from error

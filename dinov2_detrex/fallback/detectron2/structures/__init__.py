@@ -1,7 +1,5 @@
 """What passes between data, model and evaluation: boxes, instances, image batches, masks."""
 
-from detectron2.left_out import refuse
-
 from .boxes import Boxes, BoxMode, pairwise_iou
 from .image_list import ImageList
 from .instances import Instances
@@ -17,5 +15,3 @@ __all__ = [
     "pairwise_iou",
     "polygons_to_bitmask",
 ]
-
-__getattr__ = refuse(__name__, "Keypoints", "ROIMasks", "RotatedBoxes", "pairwise_ioa", "pairwise_iou_rotated")

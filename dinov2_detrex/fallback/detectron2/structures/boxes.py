@@ -5,7 +5,6 @@ from enum import IntEnum, unique
 
 import numpy as np
 import torch
-from detectron2.left_out import refuse
 
 
 @unique
@@ -154,6 +153,3 @@ def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
     overlap = (end - start).clamp(min=0).prod(dim=2)
     union = boxes1.area()[:, None] + boxes2.area() - overlap
     return torch.where(overlap > 0, overlap / union, torch.zeros_like(overlap))
-
-
-__getattr__ = refuse(__name__, "matched_pairwise_iou", "pairwise_ioa", "pairwise_point_box_distance")

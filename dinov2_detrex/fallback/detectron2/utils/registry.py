@@ -5,6 +5,8 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
+from dinov2_detrex.engine import ENGINE_PACKAGES, missing_part_message
+
 __all__ = ["Registry", "locate"]
 
 
@@ -19,7 +21,9 @@ def locate(name: str) -> Any:
     except pydoc.ErrorDuringImport as error:
         raise ImportError(f"cannot locate {name!r}: {error.exc.__name__} while importing it: {error.value}") from error
     if found is None:
-        raise ImportError(f"cannot locate {name!r}: no such module or attribute")
+        of_engine = name.partition(".")[0] in ENGINE_PACKAGES
+        reason = missing_part_message(name) if of_engine else "no such module or attribute"
+        raise ImportError(f"cannot locate {name!r}: {reason}")
     return found
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 
-from dinov2_detrex.config import recipes_dir
+from dinov2_detrex.engine import ours
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 
 
 def _search_path() -> tuple[Path, Path]:
     """Files that differ from dinov2_detrex's own, then those that are the same (optimizers, COCO data)."""
-    return CONFIG_DIR, recipes_dir() / "configs"
+    return CONFIG_DIR, ours("recipes_dir")() / "configs"
 
 
 def get_config(config_path):

@@ -2,4 +2,4 @@
 
 from dinov2_detrex.engine import reexport
 
-__getattr__ = reexport(__name__, {"DetrDatasetMapper": "dinov2_detrex.data"})
+__getattr__ = reexport(__name__, "DetrDatasetMapper")

@@ -4,12 +4,5 @@ from detrex.modeling.neck import ChannelMapper
 
 from dinov2_detrex.engine import reexport
 
-__all__ = ["ChannelMapper"]
-
-__getattr__ = reexport(
-    __name__,
-    {
-        "HungarianMatcher": "dinov2_detrex.detector",
-        "TimmBackbone": "dinov2_detrex.backbone",
-    },
-)
+__all__ = ["ChannelMapper", "HungarianMatcher", "TimmBackbone"]
+__getattr__ = reexport(__name__, "HungarianMatcher", "TimmBackbone")

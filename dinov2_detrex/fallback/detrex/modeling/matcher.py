@@ -2,4 +2,4 @@
 
 from dinov2_detrex.engine import reexport
 
-__getattr__ = reexport(__name__, {"HungarianMatcher": "dinov2_detrex.detector"})
+__getattr__ = reexport(__name__, "HungarianMatcher")

@@ -1,6 +1,5 @@
 """Transforms (what is done to an image and its boxes) and augmentations (how that is chosen); imported as `T`."""
 
-from detectron2.left_out import refuse
 from fvcore.transforms.transform import (
     BlendTransform,
     HFlipTransform,
@@ -53,17 +52,3 @@ __all__ = [
     "apply_augmentations",
     "apply_transform_gens",
 ]
-
-__getattr__ = refuse(
-    __name__,
-    "ExtentTransform",
-    "GridSampleTransform",
-    "MinIoURandomCrop",
-    "RandomCrop_CategoryAreaConstraint",
-    "RandomExtent",
-    "RandomLighting",
-    "RandomResize",
-    "RandomRotation",
-    "RotationTransform",
-    "ScaleTransform",
-)

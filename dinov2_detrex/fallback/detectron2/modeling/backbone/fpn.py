@@ -1,9 +1,9 @@
-"""The extra coarse level on top of a feature pyramid: `LastLevelMaxPool`."""
+"""The extra coarse level on top of a feature pyramid, `LastLevelMaxPool`, and the name of the pyramid `FPN`."""
 
 import torch
 from torch import nn
 
-from .not_provided import NotProvided
+from dinov2_detrex.engine import NotProvided
 
 
 class LastLevelMaxPool(nn.Module):

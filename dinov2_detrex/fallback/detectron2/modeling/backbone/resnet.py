@@ -1,6 +1,6 @@
 """The names of detectron2's ResNet, for configs that load a ResNet base file and then replace its backbone."""
 
-from .not_provided import NotProvided
+from dinov2_detrex.engine import NotProvided
 
 
 class BasicStem(NotProvided):
