@@ -124,10 +124,22 @@ def test_segmentations_are_cleaned(tmp_path, content, log):
     assert any(record.levelno == logging.WARNING and "1" in record.getMessage() for record in log.records)
 
 
-def test_annotations_of_images_that_are_not_there_are_counted(tmp_path, content, log):
-    content["annotations"] += [box_annotation(100 + i, 999, 3, (1, 1, 5, 5)) for i in range(3)]
-    records = load(tmp_path, content)
+def with_annotations_of_an_absent_image(content: dict) -> dict:
+    strays = [box_annotation(100 + i, 999, 3, (1, 1, 5, 5)) for i in range(3)]
+    return {**content, "annotations": content["annotations"] + strays}
+
+
+def test_annotations_of_images_that_are_not_there_are_ignored_with_a_warning(tmp_path, content, log):
+    load(tmp_path, content)
+    assert not [r for r in log.records if r.levelno == logging.WARNING]
+    records = load(tmp_path, with_annotations_of_an_absent_image(content))
     assert sum(len(record["annotations"]) for record in records) == 4
+    assert [r for r in log.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.fallback("detectron2")
+def test_annotations_of_images_that_are_not_there_are_counted(tmp_path, content, log):
+    load(tmp_path, with_annotations_of_an_absent_image(content))
     assert any("3" in r.getMessage() and r.levelno == logging.WARNING for r in log.records)
 
 

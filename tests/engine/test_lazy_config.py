@@ -441,6 +441,32 @@ def test_a_saved_config_loads_again_and_is_the_same(tmp_path):
     assert cfg.model._target_ is nn.Conv2d  # saving changed nothing
 
 
+@pytest.mark.fallback("detectron2")
+def test_a_value_that_stands_twice_is_written_twice(tmp_path):
+    spec, file = ShapeSpec(channels=3), tmp_path / "a.yaml"
+    cfg = OmegaConf.create(flags={"allow_objects": True})
+    values = dict(f=nn.functional.relu, g=nn.functional.relu, path=[file, file], size=(3, 5))
+    cfg.x = L(keep)(**values, specs={"a": spec, "b": spec})
+    cfg.x._target_ = "builtins.dict"
+    LazyConfig.save(cfg, str(file))
+    assert "&id" not in file.read_text()
+    assert LazyConfig.load(str(file)) == cfg
+
+
+@pytest.mark.fallback("detectron2")
+def test_a_config_reads_as_python():
+    cfg = OmegaConf.create(flags={"allow_objects": True})
+    cfg.train = {"steps": "${train.batch}", "batch": 2, "name": "a"}
+    cfg.model = L(nn.Linear)(out_features=3, in_features="${train.batch}", bias=None, extra={"x": [1, 2.5]})
+    assert LazyConfig.to_py(cfg).splitlines() == [
+        "cfg.model = torch.nn.Linear(bias=None, extra={'x': [1, 2.5]}, in_features=2, out_features=3)",
+        "cfg.train.batch = 2",
+        "cfg.train.name = 'a'",
+        "cfg.train.steps = 2",
+    ]
+    assert LazyConfig.to_py(cfg.train, prefix="t.").startswith("t.batch = 2")
+
+
 def test_a_config_with_a_lambda_is_also_pickled(tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
     cfg = OmegaConf.create(flags={"allow_objects": True})

@@ -69,6 +69,13 @@ def test_resizing_scales_boxes_and_checks_the_image():
         resize.apply_image(IMAGE[1:])
 
 
+@pytest.mark.fallback("detectron2")
+def test_integer_coordinates_are_scaled_without_truncation():
+    resize, corners = T.ResizeTransform(10, 10, 15, 15), np.array([[1, 3]])
+    assert resize.apply_coords(corners).tolist() == [[1.5, 4.5]] and corners.tolist() == [[1, 3]]
+    assert resize.apply_box([[1, 1, 3, 3]]).tolist() == [[1.5, 1.5, 4.5, 4.5]]
+
+
 def test_a_crop_shifts_boxes_without_clipping_and_its_inverse_pads():
     crop = T.CropTransform(4, 3, 20, 10, orig_w=37, orig_h=24)
     assert np.array_equal(crop.apply_image(IMAGE), IMAGE[3:13, 4:24])
@@ -256,11 +263,13 @@ def test_large_scale_jitter_ends_at_its_fixed_size():
     np.random.seed(0)
     augmentations = [T.ResizeScale(0.1, 2.0, 64, 64), T.FixedSizeCrop((64, 64))]
     for _ in range(20):
-        image, transforms = T.apply_augmentations(augmentations, IMAGE)
+        image, transforms = T.apply_augmentations(augmentations, np.zeros_like(IMAGE))
         assert image.shape == (64, 64, 3)
-        resize, crop, _ = transforms.transforms
+        resize = transforms[0]
         assert abs(resize.new_h / 24 - resize.new_w / 37) < 0.04  # the aspect ratio, up to rounding
-        assert crop.w == min(64, resize.new_w) and crop.h == min(64, resize.new_h)
+        seen_h, seen_w = min(64, resize.new_h), min(64, resize.new_w)
+        assert (image[:seen_h, :seen_w] == 0).all()
+        assert (image[seen_h:] == 128).all() and (image[:, seen_w:] == 128).all()
 
 
 def test_a_fixed_size_crop_pads_with_grey_at_the_right_and_the_bottom_and_may_leave_it():
@@ -307,6 +316,11 @@ def test_an_augmentation_is_applied_with_its_probability():
     applied = sum(apply_to_image(sometimes)[0].shape[0] == 10 for _ in range(500))
     assert 110 < applied < 190
     assert isinstance(apply_to_image(T.RandomApply(T.HFlipTransform(37), 1.0))[1], T.HFlipTransform)
+
+
+@pytest.mark.parametrize("prob, kind", [(0.0, T.NoOpTransform), (1.0, T.HFlipTransform)])
+def test_a_random_application_can_be_asked_with_plain_arrays(prob, kind):
+    assert isinstance(T.RandomApply(T.RandomFlip(1.0), prob).get_transform(IMAGE), kind)
 
 
 def test_all_randomness_is_numpys():
@@ -358,7 +372,7 @@ def test_what_an_augmentation_cannot_get_or_must_not_do_is_an_error():
             return T.NoOpTransform()
 
     class Variadic(T.Augmentation):
-        def get_transform(self, *args):
+        def get_transform(self, image, *others):
             return T.NoOpTransform()
 
     class Forgets(T.Augmentation):

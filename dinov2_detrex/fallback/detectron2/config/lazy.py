@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ..utils.registry import _convert_target_to_string
 from . import overrides as _overrides
-from . import yaml_io
+from . import python_text, yaml_io
 from .python_files import as_config, run_config_file
 
 __all__ = ["LazyCall", "LazyConfig"]
@@ -90,6 +90,11 @@ class LazyConfig:
     def save(cfg: DictConfig, filename: str | os.PathLike) -> None:
         """Write `cfg` as YAML that `load` reads; see `yaml_io.py`."""
         yaml_io.save(cfg, os.fspath(filename))
+
+    @staticmethod
+    def to_py(cfg: DictConfig, prefix: str = "cfg.") -> str:
+        """`cfg` as lines of Python to read; see `python_text.py`."""
+        return python_text.to_py(cfg, prefix)
 
 
 def _refuse_extension(filename: str):

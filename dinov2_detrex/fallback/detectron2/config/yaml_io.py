@@ -74,7 +74,11 @@ def _name_targets(values: Any) -> Any:
 
 
 class ConfigDumper(yaml.Dumper):
-    """PyYAML's dumper, with functions and classes under their shortest importable name."""
+    """PyYAML's dumper, with functions and classes under their shortest importable name and everything written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """No anchors: which values are one object in memory says nothing about a config."""
+        return True
 
 
 class ConfigLoader(yaml.SafeLoader):

@@ -13,7 +13,7 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from .augmentation import Augmentation, as_augmentation
+from .augmentation import AugInput, Augmentation, as_augmentation
 from .transform import CropTransform, PadTransform, ResizeTransform
 
 
@@ -41,10 +41,14 @@ class RandomApply(Augmentation):
         self._init(locals())
 
     def get_transform(self, *args) -> Transform:
-        raise NotImplementedError("call RandomApply with an AugInput")
+        """What the augmentation chooses for these arrays, or nothing."""
+        return self.aug.get_transform(*args) if self._is_applied() else NoOpTransform()
 
-    def __call__(self, aug_input) -> Transform:
-        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
+    def __call__(self, aug_input: AugInput) -> Transform:
+        return self.aug(aug_input) if self._is_applied() else NoOpTransform()
+
+    def _is_applied(self) -> bool:
+        return self._rand_range() < self.prob
 
 
 class Resize(Augmentation):

@@ -47,7 +47,8 @@ class ResizeTransform(Transform):
         return resized[0].permute(1, 2, 0).numpy().astype(img.dtype)  # 1 C H W -> H W C
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) x, y, scaled in place."""
+        """(N, 2) x, y, scaled: floats in place, integers as a new array in float64."""
+        coords = coords if np.issubdtype(coords.dtype, np.floating) else coords.astype(np.float64)
         coords[:, 0] *= self.new_w / self.w
         coords[:, 1] *= self.new_h / self.h
         return coords
