@@ -13,7 +13,7 @@ from dinov2_detrex.training.cli import load  # noqa: E402
 
 # isort: split
 from dinov2_detrex.analysis import analyze, weights_off  # noqa: E402
-from dinov2_detrex.training.errors import UserError  # noqa: E402
+from dinov2_detrex.runtime.errors import UserError  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

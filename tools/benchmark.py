@@ -15,8 +15,8 @@ import dinov2_detrex  # noqa: E402, F401  makes detectron2 importable
 import torch  # noqa: E402
 
 from dinov2_detrex.benchmark import MEASUREMENTS, step, timing, windows  # noqa: E402
-from dinov2_detrex.training.errors import UserError  # noqa: E402
-from dinov2_detrex.training.precision import choose_device  # noqa: E402
+from dinov2_detrex.runtime.devices import choose_device  # noqa: E402
+from dinov2_detrex.runtime.errors import UserError  # noqa: E402
 
 
 def arguments(argv: list[str] | None) -> dict:

@@ -12,8 +12,8 @@ if importlib.util.find_spec("dinov2_detrex") is None:  # a checkout that is not 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dinov2_detrex.data.drawn_results import draw_results
+from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.training.cli import load
-from dinov2_detrex.training.errors import UserError
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ if importlib.util.find_spec("dinov2_detrex") is None:  # a checkout that is not 
 
 from dinov2_detrex.data.dataset_figures import visualize  # noqa: E402
 from dinov2_detrex.data.errors import DatasetError  # noqa: E402
+from dinov2_detrex.runtime.errors import UserError  # noqa: E402
 from dinov2_detrex.training.cli import load  # noqa: E402
-from dinov2_detrex.training.errors import UserError  # noqa: E402
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.paths import datasets_root
 
 CLASS_NAMES = ("circle", "triangle", "square")
@@ -303,14 +304,14 @@ def generate_shapes(
         `root` as a path.
 
     Raises:
-        ValueError: an unknown shape, a picture below 32 pixels, or no pictures.
+        DatasetError: an unknown shape, a picture below 32 pixels, or no pictures.
         FileExistsError: `root` holds something that this function did not make.
     """
     unknown = [name for name in class_names if name not in OUTLINES_XY]
     if unknown or not class_names:
-        raise ValueError(f"class_names={list(class_names)}: known shapes are {', '.join(OUTLINES_XY)}")
+        raise DatasetError(f"class_names={list(class_names)}: known shapes are {', '.join(OUTLINES_XY)}")
     if image_size < 32 or min(num_train, num_val) < 1:
-        raise ValueError(f"image_size={image_size} (at least 32), {num_train=}, {num_val=} (at least 1)")
+        raise DatasetError(f"image_size={image_size} (at least 32), {num_train=}, {num_val=} (at least 1)")
     root = Path(root) if root is not None else datasets_root() / "shapes"
     counts = {"train": int(num_train), "val": int(num_val)}
     manifest = {"generation": _GENERATION, "counts": counts, "image_size": int(image_size), "seed": int(seed)}

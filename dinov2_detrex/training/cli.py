@@ -5,11 +5,12 @@ import os
 import sys
 import traceback
 
+from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.errors import UsageError, UserError
+from dinov2_detrex.runtime.processes import under_torchrun
 from dinov2_detrex.training import setup
-from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun, under_torchrun
-from dinov2_detrex.training.errors import UsageError, UserError
+from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun
 from dinov2_detrex.training.overrides import apply_overrides
-from dinov2_detrex.training.precision import choose_device
 from dinov2_detrex.training.run import run
 
 EPILOG = """
