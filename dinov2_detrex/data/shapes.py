@@ -7,12 +7,12 @@ made, and the same arguments give the same bytes. What a detector must not get f
 tilt, colour and shading of one to five objects, the background, the size and aspect of the picture.
 """
 
-import argparse
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -335,17 +335,7 @@ def generate_shapes(
     return root
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Generate the shapes data set (COCO format).")
-    parser.add_argument("--root", help="its folder (default: shapes under $DETECTRON2_DATASETS, else ./datasets)")
-    parser.add_argument("--num-train", type=int, default=4000)
-    parser.add_argument("--num-val", type=int, default=300)
-    parser.add_argument("--image-size", type=int, default=128, help="the longest side possible, in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--class-names", nargs="+", default=list(CLASS_NAMES), choices=list(OUTLINES_XY))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    generate_shapes(**vars(parser.parse_args()))
-
-
 if __name__ == "__main__":
-    main()
+    from dinov2_detrex.cli import run_command
+
+    sys.exit(run_command("data shapes"))
