@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dinov2_detrex.flops import CurrentModule, flops_by_module
-from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
+from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.errors import UsageError, building
+from dinov2_detrex.training.precision import Precision, choose_dtype
 
 REST = "rest"
 # part -> beginnings of module names; the longest that fits decides
@@ -134,7 +136,7 @@ def random_inputs(image_hw: tuple[int, int], batch: int, channels: int, boxes_pe
         ValueError: there is no pixel or no image.
     """
     if min(*image_hw, batch) < 1:
-        raise ValueError(f"{batch} images of {image_hw[0]} x {image_hw[1]} pixels: nothing to measure")
+        raise UsageError(f"{batch} images of {image_hw[0]} x {image_hw[1]} pixels: nothing to measure")
     generator, records = torch.Generator().manual_seed(0), []
     height, width = image_hw
     for _ in range(batch):
@@ -173,7 +175,8 @@ def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
     device = choose_device(cfg.train.device)
     precision = Precision(device, choose_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device))
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))))
-    model = instantiate(cfg.model).to(device)
+    with building("model"):
+        model = instantiate(cfg.model).to(device)
     trained, frozen = count_parameters(model)
     flops = count_flops(model, inputs)
     kept = kept_activations(model, inputs, precision)

@@ -3,8 +3,7 @@
 import importlib
 import importlib.metadata
 import platform
-
-import torch
+import sys
 
 from dinov2_detrex.engine import ENGINE_PACKAGES, is_fallback
 
@@ -23,6 +22,8 @@ def describe_engine(package: str) -> str:
 
 def describe_devices() -> str:
     """The accelerators that torch sees, or the CPU with its number of threads."""
+    import torch  # here, so that the command's --help answers at once
+
     if not torch.cuda.is_available():
         return f"cpu, {torch.get_num_threads()} threads"
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -44,11 +45,7 @@ def describe() -> list[tuple[str, str]]:
     return rows + [("devices", describe_devices())]
 
 
-def main() -> None:
-    rows = describe()
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
-
-
 if __name__ == "__main__":
-    main()
+    from dinov2_detrex.cli import run_command
+
+    sys.exit(run_command("env"))

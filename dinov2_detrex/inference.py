@@ -16,9 +16,9 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from dinov2_detrex.analysis import weights_off
-from dinov2_detrex.training import checkpoint
-from dinov2_detrex.training.errors import UserError
-from dinov2_detrex.training.precision import choose_device
+from dinov2_detrex.runtime import files
+from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.errors import UserError, building
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def classes_of_checkpoint(content: dict, num_classes: int) -> Classes:
     if len(names) != num_classes:
         raise UserError(f"the checkpoint has the names of {len(names)} classes, the config's model has {num_classes}")
     index_of = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(num_classes)}
-    return Classes(names, sorted(index_of, key=index_of.get))
+    return Classes(names, sorted(index_of, key=lambda category: index_of[category]))
 
 
 class Predictor:
@@ -55,16 +55,17 @@ class Predictor:
         checkpoint_path: weights for exactly this model.
 
     Raises:
-        UserError: the file cannot be read, or is of another model.
+        UserError: the file cannot be read or is of another model, or the model cannot be built.
     """
 
     def __init__(self, cfg, checkpoint_path: str | os.PathLike):
-        content = checkpoint.read(checkpoint_path)
+        content = files.read(checkpoint_path, memory_map=True)
         self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
         self.device = choose_device(cfg.train.device)
         cfg = copy.deepcopy(cfg)
         weights_off(cfg.model)  # they come from the checkpoint
-        model = instantiate(cfg.model)
+        with building("model"):
+            model = instantiate(cfg.model)
         _load(model, content.get("model", content), checkpoint_path)
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)

@@ -1,14 +1,12 @@
 #!/usr/bin/env python
-"""Train or evaluate a detector: `python tools/train_net.py --help`, or under torchrun."""
+"""Train or evaluate a detector: the command `dinov2-detrex train`, from a checkout."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
-if importlib.util.find_spec("dinov2_detrex") is None:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 
-from dinov2_detrex.training.cli import main  # noqa: E402
+from dinov2_detrex.cli import run_command  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("train"))

@@ -17,6 +17,7 @@ from tabulate import tabulate
 from dinov2_detrex.backbone.resampling import METHODS
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
 from dinov2_detrex.backbone.weights import load_vit
+from dinov2_detrex.runtime.errors import building
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -130,7 +131,8 @@ def compare(
         patch_size: the patch to resample to.
         cells: cells on the longer side of the images.
     """
-    variants = build_variants(model_name, patch_size, pretrained, checkpoint_path, **timm_kwargs)
+    with building(model_name):
+        variants = build_variants(model_name, patch_size, pretrained, checkpoint_path, **timm_kwargs)
     feature_maps = {v.name: [features(v, image, grid_of(image, cells)) for image in images] for v in variants}
     if figure_path:
         from dinov2_detrex.backbone.compare_figure import draw

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dinov2_detrex.runtime.errors import MissingPackageError
+from dinov2_detrex.runtime.files import atomic_write
+
 KERNEL_ROWS, KERNEL_COLUMNS = 4, 6
 
 
@@ -49,20 +52,20 @@ def draw(
         path: where the figure goes; folders are created.
 
     Raises:
-        ImportError: without matplotlib.
+        MissingPackageError: without matplotlib.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('the figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
+        raise MissingPackageError('the figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
     rows, columns = 1 + len(images), 1 + len(kernels)
     figure = Figure(figsize=(3.4 * columns, 2.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     _draw_kernels(axes[0], kernels)
     for row, (axes_row, image) in enumerate(zip(axes[1:], images)):
         _draw_features(axes_row, image, {name: maps[row] for name, maps in feature_maps.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=110)
 
 
 def _draw_kernels(axes_row, kernels: Mapping[str, torch.Tensor]) -> None:

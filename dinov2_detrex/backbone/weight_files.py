@@ -1,30 +1,35 @@
-"""Which tensors does a weights file hold? Reads PyTorch and safetensors files, told apart by content, without code."""
+"""Which tensors does a weights file or a model folder hold?"""
 
 import os
-import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-UNSAFE_ENV = "DINOV2_DETREX_UNSAFE_CHECKPOINTS"  # "1" lets files run code while they are read
+from dinov2_detrex.runtime import files
+from dinov2_detrex.runtime.errors import UserError
+
 WRAPPERS = ("model", "state_dict", "teacher", "module")  # where programs put the state dict of a checkpoint
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError, RuntimeError):
     """Weights that were asked for did not land: the message names the source and the cause, on one line."""
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Name -> tensor of a `.pth`/`.bin`/`.safetensors` file, or of a Hugging Face model folder, on the CPU.
+    """Name -> tensor of a PyTorch or safetensors file, or of a Hugging Face model folder, on the CPU.
+
+    They are for copying into a model: some stay on the disk until they are used.
+
 
     Raises:
         WeightsError: missing, truncated, no weights file at all, or a pickle that needs more than tensors.
     """
     file = _find_file(Path(path))
-    content = _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
+    try:
+        content = files.read(file, memory_map=True)
+    except files.UnreadableFile as error:
+        raise WeightsError(str(error)) from error
     tensors = _unwrap(content)
     if not tensors:
         raise WeightsError(f"{file} holds no state dict: found {_describe(content)}")
@@ -40,34 +45,6 @@ def _find_file(path: Path) -> Path:
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
     return path
-
-
-def _is_safetensors(file: Path) -> bool:
-    """A safetensors file begins with eight bytes of header length and the header's opening brace."""
-    with open(file, "rb") as stream:
-        return stream.read(9)[8:] == b"{"
-
-
-def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} is a truncated or damaged safetensors file: {one_line(error)}") from error
-
-
-def _read_torch(file: Path):
-    unsafe = os.environ.get(UNSAFE_ENV) == "1"
-    try:
-        return torch.load(file, map_location="cpu", weights_only=not unsafe)
-    except Exception as error:  # a damaged archive fails in any of a dozen ways
-        refused = re.search(r"Unsupported (?:global|class): GLOBAL (\S+)", str(error))
-        if refused:
-            raise WeightsError(
-                f"{file} holds more than tensors ({refused.group(1)}), and reading that may run code; "
-                f"set {UNSAFE_ENV}=1 if you trust the file"
-            ) from error
-        cause = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0] or type(error).__name__
-        raise WeightsError(f"{file} is truncated, or no PyTorch or safetensors file: {cause}") from error
 
 
 def _unwrap(content) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import instantiate
 
 from dinov2_detrex.analysis import random_inputs, weights_off
-from dinov2_detrex.benchmark.step import RECIPE, training_step
+from dinov2_detrex.benchmark.step import training_step
 from dinov2_detrex.benchmark.timing import as_table, check_repeats
 from dinov2_detrex.runtime.openmp import usable_cores, yield_when_busy
 from dinov2_detrex.training.cli import load
@@ -25,11 +25,11 @@ SPIN = "while True: pass"
 def report(
     device: torch.device,
     repeats: int,
-    config_file: str = RECIPE,
-    image_hw: tuple[int, int] = (128, 128),
-    most_busy: int = 2,
-    threads: int = 0,
-    overrides: Sequence[str] = (),
+    config_file: str,
+    image_hw: tuple[int, int],
+    most_busy: int,
+    threads: int,
+    overrides: Sequence[str],
 ) -> str:
     """The table of a recipe's training step, idle and beside busy single-threaded processes.
 

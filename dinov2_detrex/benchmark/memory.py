@@ -21,7 +21,7 @@ VARIANTS = {
 }
 
 
-def report(device: torch.device, model_name: str = "vit_base_patch14_dinov2") -> str:
+def report(device: torch.device, model_name: str) -> str:
     """The table of `memory_rows`; every variant runs once."""
     variants = {name: {**settings, "model_name": model_name} for name, settings in VARIANTS.items()}
     title = f"{RECIPE} on {model_name}: one forward and backward, one 592-pixel image with three boxes"

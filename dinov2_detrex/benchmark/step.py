@@ -10,20 +10,20 @@ from torch import nn
 
 from dinov2_detrex.analysis import PARTS, REST, part_of, random_inputs, weights_off
 from dinov2_detrex.benchmark.timing import as_table, check_repeats, now, peak_column
+from dinov2_detrex.runtime.errors import building
 from dinov2_detrex.training.cli import load
 
-RECIPE = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
 STEPS = ("backward", "clipping", "optimizer")
 
 
 def report(
     device: torch.device,
     repeats: int,
-    config_file: str = RECIPE,
-    image_hw: tuple[int, int] = (128, 128),
-    batch: int = 0,
-    boxes_per_image: int = 3,
-    overrides: Sequence[str] = (),
+    config_file: str,
+    image_hw: tuple[int, int],
+    batch: int,
+    boxes_per_image: int,
+    overrides: Sequence[str],
 ) -> str:
     """The tables of a training step and of an evaluation forward of a recipe, without autocast.
 
@@ -39,7 +39,8 @@ def report(
     cfg = load(config_file, list(overrides))
     weights_off(cfg.model)
     batch = batch or cfg.dataloader.train.total_batch_size
-    model = instantiate(cfg.model).to(device)
+    with building("model"):
+        model = instantiate(cfg.model).to(device)
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))), boxes_per_image)
     trained = part_rows(training_step(cfg, model, inputs, device), repeats, device)
     evaluated = part_rows(evaluation(model, inputs, device), repeats, device)

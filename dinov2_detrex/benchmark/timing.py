@@ -10,6 +10,7 @@ import torch
 from tabulate import tabulate
 
 from dinov2_detrex import env
+from dinov2_detrex.runtime.errors import UsageError
 
 
 def now(device: torch.device) -> float:
@@ -29,7 +30,7 @@ def best_times(runs: Mapping[str, Callable[[], object]], repeats: int, device: t
     On CUDA everything runs once before, untimed.
 
     Raises:
-        ValueError: `repeats` is below 1.
+        UsageError: `repeats` is below 1.
     """
     check_repeats(repeats)
     if device.type == "cuda":
@@ -45,9 +46,9 @@ def best_times(runs: Mapping[str, Callable[[], object]], repeats: int, device: t
 
 
 def check_repeats(repeats: int) -> None:
-    """ValueError for a number of runs that times nothing."""
+    """UsageError for a number of runs that times nothing."""
     if repeats < 1:
-        raise ValueError(f"repeats={repeats}: at least one run has to be timed")
+        raise UsageError(f"repeats={repeats}: at least one run has to be timed")
 
 
 def peak_column(run: Callable[[], object], device: torch.device) -> dict[str, float]:

@@ -7,17 +7,16 @@ import torch
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
 from dinov2_detrex.benchmark.timing import as_table, best_times, peak_column
 from dinov2_detrex.flops import flops_by_module
-
-SIZES_PX = (518, 1024, 1536)
+from dinov2_detrex.runtime.errors import building
 
 
 def report(
     device: torch.device,
     repeats: int,
-    model_name: str = "vit_base_patch14_dinov2",
-    depth: int = 2,
-    window_size: int = 11,
-    sizes_px: Sequence[int] = SIZES_PX,
+    model_name: str,
+    depth: int,
+    window_size: int,
+    sizes_px: Sequence[int],
 ) -> str:
     """The table of `window_rows` and what it shows."""
     title = f"{model_name} at patch 16: {depth} blocks, all global or all in windows of {window_size} x {window_size}"
@@ -30,10 +29,11 @@ def window_rows(
     """One row for each size: time and arithmetic of `depth` blocks, all global and all windowed, patch 16, batch 1."""
     blocks = list(range(depth))
     options = {"patch_size": 16, "img_size": 592, "depth": depth}
-    backbones = {
-        "global": TimmBackbone(model_name, **options),
-        "windowed": TimmBackbone(model_name, window_size=window_size, window_block_indexes=blocks, **options),
-    }
+    with building(model_name):
+        backbones = {
+            "global": TimmBackbone(model_name, **options),
+            "windowed": TimmBackbone(model_name, window_size=window_size, window_block_indexes=blocks, **options),
+        }
     for backbone in backbones.values():
         backbone.eval().to(device)
     return [size_row(size_px, backbones, depth, repeats, device) for size_px in sizes_px]

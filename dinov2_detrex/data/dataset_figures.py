@@ -24,7 +24,9 @@ from dinov2_detrex.data.dataset_statistics import (
     describe_statistics,
 )
 from dinov2_detrex.data.registration import require_files
-from dinov2_detrex.data.visualization import assemble, class_colour, tile
+from dinov2_detrex.data.visualization import assemble, class_colour, save_picture, tile
+from dinov2_detrex.runtime.errors import MissingPackageError
+from dinov2_detrex.runtime.files import atomic_write, write_text
 
 _MOST_CLASSES = 30  # bars in the figure
 
@@ -47,13 +49,12 @@ def visualize(cfg, output_dir: str | Path, num_images: int = 16, seed: int = 0) 
     if any(report.harmful for report in reports):
         return False
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     records = instantiate(cfg.dataloader.train.dataset)
     names = MetadataCatalog.get(cfg.dataloader.train.dataset.names).thing_classes
     statistics = collect_statistics(records, names)
     text = describe_statistics(statistics)
     print(text)
-    (folder / "statistics.txt").write_text(text + "\n")
+    write_text(folder / "statistics.txt", text + "\n")
     draw_statistics(statistics, folder / "statistics.png")
     draw_augmented(_seeded_batches(cfg, seed), names, folder / "augmented.png", num_images, _channel_order(cfg))
     print(f"statistics.txt, statistics.png and augmented.png are in {folder}")
@@ -113,8 +114,7 @@ def draw_augmented(
     inputs = itertools.islice(itertools.chain.from_iterable(batches), num_images)
     cells = [_augmented_cell(item, class_names, image_format, tile_px) for item in inputs]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    assemble(rows, tile_px).save(path)
-    return Path(path)
+    return save_picture(assemble(rows, tile_px), path)
 
 
 def _augmented_cell(item: dict, class_names: Sequence[str], image_format: str, tile_px: int):
@@ -135,18 +135,21 @@ def draw_statistics(statistics: DatasetStatistics, path: str | Path) -> Path:
     """Save a figure of six panels: classes, object sizes, objects an image, image sizes, centres, shapes of boxes.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        MissingPackageError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('the statistics figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
+        raise MissingPackageError(
+            'the statistics figure needs matplotlib: pip install "dinov2_detrex[plot]"'
+        ) from error
     figure = Figure(figsize=(15, 8.5), layout="constrained", dpi=100)
     panels = figure.subplots(2, 3).ravel()
     painters = (_draw_classes, _draw_sizes, _draw_counts, _draw_image_sizes, _draw_centres, _draw_aspects)
     for painter, panel in zip(painters, panels):
         painter(panel, statistics)
-    figure.savefig(path)
+    with atomic_write(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:])
     return Path(path)
 
 

@@ -1,7 +1,9 @@
 """What ends in one line about the data instead of a traceback."""
 
+from dinov2_detrex.runtime.errors import UserError
 
-class DatasetError(ValueError):
+
+class DatasetError(UserError, ValueError):
     """A data set that cannot be trained or evaluated on; the message is one line that names the file and the id."""
 
 

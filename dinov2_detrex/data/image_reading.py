@@ -9,10 +9,15 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
+from dinov2_detrex.runtime.errors import UserError
+
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow opens some 16-bit files as "I"
-UNREADABLE = "cannot be read as an image"  # part of the message for every file that cannot be decoded
 _ORIENTATION_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
+
+
+class UnreadableImage(UserError, OSError):
+    """A file that cannot be decoded as a picture; the message names it."""
 
 
 def _sixteen_to_eight_bit(picture: Image.Image) -> Image.Image:
@@ -48,7 +53,7 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it cannot be decoded: no image, truncated, or of a kind without a defined range; names the file.
+        UnreadableImage: it cannot be decoded: no image, truncated, or of a kind without a defined range.
     """
     try:
         with Image.open(file_name) as picture:
@@ -58,7 +63,7 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error) or type(error).__name__
-        raise OSError(f"{os.fspath(file_name)} {UNREADABLE}: {reason}") from error
+        raise UnreadableImage(f"{os.fspath(file_name)} cannot be read as an image: {reason}") from error
 
 
 def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.ndarray:
@@ -70,7 +75,7 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
 
     Raises:
         ValueError: unknown image_format.
-        FileNotFoundError, OSError: see `open_upright`.
+        FileNotFoundError, UnreadableImage: see `open_upright`.
     """
     if image_format not in ("RGB", "BGR", "L"):
         raise ValueError(f"image_format={image_format!r}: expected 'RGB', 'BGR' or 'L'")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -20,6 +19,7 @@ from detectron2.data.datasets import register_coco_instances
 from dinov2_detrex.data.check import check_coco_dataset
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
+from dinov2_detrex.runtime.files import atomic_write
 
 CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
 
@@ -112,12 +112,10 @@ def _write_once(document: dict, stem: str) -> Path:
     """The document as a file of the user's cache, named by its content; many processes may call this at once."""
     text = json.dumps(document).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}-{hashlib.sha256(text).hexdigest()[:16]}.json"
     if not path.is_file():
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as temporary:
-            temporary.write(text)
-        os.replace(temporary.name, path)
+        with atomic_write(path) as file:
+            file.write(text)
     return path
 
 

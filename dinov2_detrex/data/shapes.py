@@ -7,18 +7,19 @@ made, and the same arguments give the same bytes. What a detector must not get f
 tilt, colour and shading of one to five objects, the background, the size and aspect of the picture.
 """
 
-import argparse
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.paths import datasets_root
 
 CLASS_NAMES = ("circle", "triangle", "square")
@@ -303,14 +304,14 @@ def generate_shapes(
         `root` as a path.
 
     Raises:
-        ValueError: an unknown shape, a picture below 32 pixels, or no pictures.
+        DatasetError: an unknown shape, a picture below 32 pixels, or no pictures.
         FileExistsError: `root` holds something that this function did not make.
     """
     unknown = [name for name in class_names if name not in OUTLINES_XY]
     if unknown or not class_names:
-        raise ValueError(f"class_names={list(class_names)}: known shapes are {', '.join(OUTLINES_XY)}")
+        raise DatasetError(f"class_names={list(class_names)}: known shapes are {', '.join(OUTLINES_XY)}")
     if image_size < 32 or min(num_train, num_val) < 1:
-        raise ValueError(f"image_size={image_size} (at least 32), {num_train=}, {num_val=} (at least 1)")
+        raise DatasetError(f"image_size={image_size} (at least 32), {num_train=}, {num_val=} (at least 1)")
     root = Path(root) if root is not None else datasets_root() / "shapes"
     counts = {"train": int(num_train), "val": int(num_val)}
     manifest = {"generation": _GENERATION, "counts": counts, "image_size": int(image_size), "seed": int(seed)}
@@ -334,17 +335,7 @@ def generate_shapes(
     return root
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Generate the shapes data set (COCO format).")
-    parser.add_argument("--root", help="its folder (default: shapes under $DETECTRON2_DATASETS, else ./datasets)")
-    parser.add_argument("--num-train", type=int, default=4000)
-    parser.add_argument("--num-val", type=int, default=300)
-    parser.add_argument("--image-size", type=int, default=128, help="the longest side possible, in pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--class-names", nargs="+", default=list(CLASS_NAMES), choices=list(OUTLINES_XY))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    generate_shapes(**vars(parser.parse_args()))
-
-
 if __name__ == "__main__":
-    main()
+    from dinov2_detrex.cli import run_command
+
+    sys.exit(run_command("data shapes"))

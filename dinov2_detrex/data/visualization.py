@@ -10,6 +10,8 @@ from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
 from dinov2_detrex.data.image_reading import open_upright
+from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.files import atomic_write
 
 _MARGIN_PX = 6
 _HEADING_PX = 20
@@ -204,7 +206,19 @@ def contact_sheet(
         cells.append(("ground truth", _truth_tile(record, picture, names, tile_px)))
         cells.append((f"predicted (score >= {score_threshold:g})", prediction))
     rows = [cells[start : start + 2 * columns] for start in range(0, len(cells), 2 * columns)]
+    return save_picture(assemble(rows, tile_px), path)
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> Path:
+    """Write a picture in the format of its file's ending, atomically; its folder is made if need be.
+
+    Raises:
+        UsageError: Pillow writes no such format.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assemble(rows, tile_px).save(path)
+    name = Image.registered_extensions().get(path.suffix.lower())
+    if name not in Image.SAVE:
+        raise UsageError(f"{path}: pictures are written as .png or .jpg, for example, not as {path.suffix!r}")
+    with atomic_write(path) as file:
+        picture.save(file, format=name)
     return path

@@ -1,1 +1,1 @@
-"""What every other package stands on; knows no config and no model."""
+"""The ground floor: errors, files, devices, seeds, threads, processes. It knows no config and no model."""

@@ -4,71 +4,26 @@ Layout of a file, as detrex has it: {"model", "trainer": {"iteration", "optimize
 and beside them "metadata" with the class names. `last_checkpoint` names the newest file.
 """
 
-import contextlib
 import logging
 import os
-import pickle
 import re
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from dinov2_detrex.training.errors import TrainingDiverged, UserError
+from dinov2_detrex.runtime.files import UnreadableFile, read, remove_unfinished, write, write_text
+from dinov2_detrex.training.errors import TrainingDiverged
+
+if TYPE_CHECKING:
+    from dinov2_detrex.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
-UNSAFE_ENV = "DINOV2_DETREX_UNSAFE_PICKLE"  # "1" lets files run code while they are read
-
-
-class UnreadableCheckpoint(UserError):
-    """The file is missing, truncated, or holds objects beside tensors and plain values."""
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """A temporary file to write instead of `path`; it takes its place, complete and on disk, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill leaves behind is overwritten
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write(path: str | os.PathLike, content: dict) -> None:
-    """`torch.save`, atomically."""
-    with replacing(Path(path)) as file:
-        torch.save(content, file)
-
-
-def read(path: str | os.PathLike) -> dict:
-    """Load a file onto the CPU with `weights_only=True`.
-
-    Raises:
-        UnreadableCheckpoint: naming the file and the cause.
-    """
-    unsafe = os.environ.get(UNSAFE_ENV) == "1"
-    try:
-        return torch.load(path, map_location="cpu", weights_only=not unsafe)
-    except FileNotFoundError as error:
-        raise UnreadableCheckpoint(f"checkpoint {path} does not exist") from error
-    except pickle.UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
-        raise UnreadableCheckpoint(
-            f"checkpoint {path} holds more than tensors and plain values ({reason or 'see torch.load, weights_only'}); "
-            f"reading it runs code from it. If you trust its source, set {UNSAFE_ENV}=1"
-        ) from error
-    except (EOFError, RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnreadableCheckpoint(f"checkpoint {path} is damaged or no checkpoint ({first_line})") from error
 
 
 class RunCheckpoints:
@@ -92,16 +47,15 @@ class RunCheckpoints:
     def save(self, name: str, content: dict) -> Path:
         """Write `{name}.pth`, make it the one that `load_newest` finds, and remove what is too old."""
         path = self.folder / f"{name}.pth"
+        remove_unfinished(self.folder)  # of a process that was killed while it wrote
         write(path, content)
-        with replacing(self.folder / LAST) as file:
-            file.write(path.name.encode())
+        write_text(self.folder / LAST, path.name)
         self._remove_old(path)
         return path
 
     def _remove_old(self, newest: Path) -> None:
         old = self.periodic()[: -self.max_to_keep] if self.max_to_keep > 0 else []
-        unfinished = self.folder.glob(".*.pth.tmp")  # of a process that was killed while it wrote
-        for path in [*old, *unfinished]:
+        for path in old:
             if path != newest:
                 path.unlink(missing_ok=True)
 
@@ -114,7 +68,7 @@ class RunCheckpoints:
         """The newest file that can be read, trying older periodic ones where it cannot; None where nothing was saved.
 
         Raises:
-            UnreadableCheckpoint: there are files, but none can be read.
+            UnreadableFile: there are files, but none can be read.
         """
         candidates = [path for path in [self.newest()] if path is not None]
         candidates += [path for path in reversed(self.periodic()) if path not in candidates]
@@ -122,11 +76,11 @@ class RunCheckpoints:
         for path in candidates:
             try:
                 return path, read(path)
-            except UnreadableCheckpoint as error:
+            except UnreadableFile as error:
                 logger.warning("%s; trying the one before it", error)
                 failures.append(error)
         if failures:
-            raise UnreadableCheckpoint(f"nothing to resume from: {failures[0]}")
+            raise UnreadableFile(f"nothing to resume from: {failures[0]}")
         return None
 
 
@@ -139,7 +93,9 @@ class PeriodicCheckpoint(HookBase):
         content: makes what is saved; called on every process, because sharded weights must be gathered.
     """
 
-    def __init__(self, checkpoints: RunCheckpoints, period: int, content):
+    trainer: "Trainer"
+
+    def __init__(self, checkpoints: RunCheckpoints, period: int, content: Callable[[], dict]):
         self.checkpoints, self.period, self.content = checkpoints, period, content
 
     def after_step(self):

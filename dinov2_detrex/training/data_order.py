@@ -18,8 +18,8 @@ from detectron2.data import DatasetFromList
 from detectron2.data.build import build_detection_train_loader
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from dinov2_detrex.training.errors import UsageError
-from dinov2_detrex.training.seeding import SAMPLE, derive_seed, seeded
+from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.seeding import SAMPLE, derive_seed, seeded
 
 Sample = tuple[int, int]  # (position in the endless stream, index of the image)
 OWN_KEYWORDS = {"dataset", "mapper", "sampler", "total_batch_size", "single_gpu_batch_size", "aspect_ratio_grouping"}

@@ -4,8 +4,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from dinov2_detrex.data.classes import class_names_by_id
 from dinov2_detrex.data.registration import CHECK_OPTIONS, class_names_of, usable_json
-from dinov2_detrex.training.errors import UserError
-from dinov2_detrex.training.overrides import nearest_keys
+from dinov2_detrex.runtime.errors import UserError, nearest_names
 
 
 def check_datasets(cfg_dataloader, parts=("train", "test")) -> None:
@@ -55,7 +54,7 @@ def _files(name: str, cfg_dataset) -> tuple[str | None, str | None]:
     if cfg_dataset.get("json_file") is not None or cfg_dataset.get("image_root") is not None:
         return cfg_dataset.get("json_file"), cfg_dataset.get("image_root")
     if name not in DatasetCatalog.list():
-        near = nearest_keys(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
+        near = nearest_names(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
         raise UserError(f"data set {name!r} is not registered; registered are e.g. {', '.join(near[:5])}")
     metadata = MetadataCatalog.get(name)
     return getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)

@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from dinov2_detrex.training.errors import UsageError, UserError
+from dinov2_detrex.runtime.errors import UsageError, UserError
+from dinov2_detrex.runtime.processes import under_torchrun
 
 TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -33,11 +35,6 @@ class Processes:
     @property
     def total(self) -> int:
         return self.per_machine * self.machines
-
-
-def under_torchrun() -> bool:
-    """True if torchrun (or anything that sets its variables) started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def processes_of_torchrun() -> Processes:
@@ -84,7 +81,7 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
     # CUDA does not survive a fork; without it a fork is there at once, with everything imported
     method = "fork" if sys.platform == "linux" and not use_cuda else "spawn"
     messages = mp.get_context(method).SimpleQueue()
-    context = mp.start_processes(
+    context = start_processes(
         _child,
         (main, args, processes, url, use_cuda, messages),
         processes.per_machine,
@@ -115,7 +112,7 @@ def _wait(context, messages) -> int:
     try:
         while not context.join():
             pass
-    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+    except (ProcessExitedException, ProcessRaisedException) as error:
         for rank, process in enumerate(context.processes):
             if (
                 -(process.exitcode or 0) > 0 and -process.exitcode != signal.SIGTERM
@@ -127,7 +124,7 @@ def _wait(context, messages) -> int:
             failure = UserError(message)
             failure.exit_status = status
             raise failure from None
-        if isinstance(error, mp.ProcessRaisedException):
+        if isinstance(error, ProcessRaisedException):
             raise
         cause = f"was ended by {error.signal_name}" if error.signal_name else f"ended with status {error.exit_code}"
         raise UserError(f"process {error.error_index} of the run {cause}; the others were ended") from None

@@ -1,19 +1,8 @@
-"""What ends a run with one clear line instead of a traceback."""
+"""What ends a training run with one clear line, beside the errors that every command has."""
 
+from dinov2_detrex.runtime.errors import UsageError, UserError
 
-class UserError(Exception):
-    """A request that cannot be met as given: the message names what is wrong and what to do.
-
-    The command line prints it as one line and ends with `exit_status`.
-    """
-
-    exit_status = 1
-
-
-class UsageError(UserError):
-    """The command line itself is wrong: an unknown config file, key or flag."""
-
-    exit_status = 2
+__all__ = ["TrainingDiverged", "UsageError", "UserError"]
 
 
 class TrainingDiverged(UserError, FloatingPointError):

@@ -13,8 +13,8 @@ from detectron2.utils import comm
 from omegaconf import open_dict
 from torch import nn
 
+from dinov2_detrex.runtime.seeding import EVALUATION, derive_seed, seeded
 from dinov2_detrex.training.parallel import gathered
-from dinov2_detrex.training.seeding import EVALUATION, derive_seed, seeded
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,13 @@
-"""Which errors of a run have a cause that its user can remove, and what to tell them."""
+"""Which errors of libraries have a cause that the user of a run can remove, and what to tell them."""
 
-import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from dinov2_detrex.data.errors import DatasetError
-from dinov2_detrex.data.image_reading import UNREADABLE
-from dinov2_detrex.training.errors import UserError
+from dinov2_detrex.runtime.errors import UserError, building
 
-
-class OutOfMemory(UserError):
-    """The device or the host ran out of memory."""
-
+__all__ = ["ADVICE", "OutOfMemory", "building", "explain"]
 
 ADVICE = (
     "less memory: train.accumulate.steps=2 (the same result in smaller parts), train.amp.enabled=true, "
@@ -22,44 +18,75 @@ ADVICE = (
 )
 
 
-LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+class OutOfMemory(UserError):
+    """The device or the host ran out of memory."""
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """Errors of a library that mean one thing, and what to say of them.
+
+    Attributes:
+        kinds: the types of such errors.
+        words: one of these is in the message; () where the types alone decide. Words are for errors that the library
+            gives no type of their own.
+        told: makes the error that the user sees of the message.
+    """
+
+    kinds: tuple[type[BaseException], ...]
+    words: tuple[str, ...]
+    told: Callable[[str], UserError]
+
+    def fits(self, error: BaseException) -> bool:
+        """Whether `error` is one of these."""
+        return isinstance(error, self.kinds) and (not self.words or any(words in str(error) for words in self.words))
+
+
+def _out_of_memory(text: str) -> UserError:
+    return OutOfMemory(f"out of memory ({text.splitlines()[0] if text else 'no message'}); {ADVICE}")
+
+
+def _worker_killed(text: str) -> UserError:
+    return OutOfMemory(
+        f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
+        "try dataloader.train.num_workers=... with fewer, or 0"
+    )
+
+
+def _connection_lost(text: str) -> UserError:
+    return UserError(f"lost the connection to another process of the run, whose output says why ({text[:200]!r})")
+
+
+KNOWN = (
+    KnownFailure((torch.cuda.OutOfMemoryError, MemoryError), (), _out_of_memory),
+    KnownFailure((RuntimeError,), ("can't allocate memory",), _out_of_memory),  # torch's allocator of the CPU
+    KnownFailure((RuntimeError,), ("is killed by signal", "exited unexpectedly"), _worker_killed),  # torch's DataLoader
+    KnownFailure((ConnectionError, torch.distributed.DistNetworkError), (), _connection_lost),
+    KnownFailure((OSError,), (), UserError),  # a file that is not there, a disk that is full
+    KnownFailure(  # gloo
+        (RuntimeError,), ("Connection closed by peer", "Connection reset by peer", "Broken pipe"), _connection_lost
+    ),
+)
 
 
 def explain(error: BaseException) -> UserError | None:
     """The one-line form of an error from the training loop; None for what is a bug."""
-    text = str(error)
-    if isinstance(error, UserError):
+    text = _message(error)
+    if not isinstance(error, UserError):
+        return next((known.told(text) for known in KNOWN if known.fits(error)), None)
+    if text == str(error):
         return error
-    if isinstance(error, DatasetError):
-        return UserError(text)
-    if isinstance(error, OSError) and UNREADABLE in text:  # damage within a file, which the check of the data leaves
-        line = next(line for line in text.splitlines() if UNREADABLE in line)  # in a worker's error, among its frames
-        return UserError(line.removeprefix("OSError: "))
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
-        return OutOfMemory(f"out of memory ({text.splitlines()[0]}); {ADVICE}")
-    if "DataLoader worker" in text and "killed by signal" in text:
-        return OutOfMemory(
-            f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
-            "try dataloader.train.num_workers=... with fewer, or 0"
-        )
-    if isinstance(error, RuntimeError) and any(words in text for words in LOST_CONNECTION):
-        return UserError(f"lost the connection to another process of the run, whose output says why ({text[:200]!r})")
-    return None
+    told = UserError(text)
+    told.exit_status = error.exit_status
+    return told
 
 
-@contextlib.contextmanager
-def building(part: str):
-    """Turns what goes wrong while `part` of a config is built into one line, since a wrong value is mostly the cause.
+def _message(error: BaseException) -> str:
+    """The message; of an error that torch's DataLoader brought over from a worker, the one that it had there.
 
-    Raises:
-        UserError: naming the part and the error.
+    torch raises the worker's type again, with the text "Caught TYPE in DataLoader worker ...", the formatted traceback,
+    and in its last line "TYPE: message".
     """
-    try:
-        yield
-    except (UserError, DatasetError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        raise UserError(
-            f"{part} cannot be built from the config: {type(error).__name__}: {text} (--debug shows where)"
-        ) from error
+    text = str(error)
+    from_worker = text.startswith("Caught ") and "Original Traceback" in text
+    return text.strip().splitlines()[-1].partition(": ")[2] if from_worker else text

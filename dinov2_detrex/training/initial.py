@@ -8,8 +8,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from dinov2_detrex.training import checkpoint
-from dinov2_detrex.training.errors import UserError
+from dinov2_detrex.runtime import files
+from dinov2_detrex.runtime.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +30,38 @@ def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint.
     """
-    local = path.partition("?")[0]
+    local, _, query = path.partition("?")
     if path and "://" not in path and not Path(local).is_file():
         raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
-    if path and "://" not in path and Path(local).suffix == ".pth":
-        checkpoint.read(local)  # damaged or unsafe files end here, with one line
     as_built = class_dependent_weights(model)
     try:
-        rest = DetectionCheckpointer(model).load(path) if path else {}
+        rest = _SafeCheckpointer(model, "matching_heuristics=True" in query).load(path) if path else {}
     except Exception as error:  # downloads and foreign formats fail in many ways
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        cause = str(error) if isinstance(error, UserError) else one_line(error)
         raise UserError(f"train.init_checkpoint={path} cannot be loaded: {cause}") from error
     before = list((rest.get("metadata") or {}).get("thing_classes") or [])
     now = list(classes()) if before else []
     if now and now != before:
         _keep_as_built(model, as_built, f"{path} was trained on the classes {_shown(before)}, not {_shown(now)}")
     return rest
+
+
+class _SafeCheckpointer(DetectionCheckpointer):
+    """Reads files as `runtime.files` does, whichever engine serves detectron2.
+
+    Args:
+        model: to load into.
+        by_suffix: match names by their endings, as `?matching_heuristics=True` after a path asks for.
+    """
+
+    def __init__(self, model: nn.Module, by_suffix: bool):
+        super().__init__(model)
+        self.by_suffix = by_suffix
+
+    def _load_file(self, filename: str) -> dict:
+        """{"model": state dict, ...} of a local file. fvcore's hook for other formats; detectron2's would unpickle."""
+        content = files.read_checkpoint(filename, memory_map=True)
+        return content | {"matching_heuristics": True} if self.by_suffix else content
 
 
 def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import math
 import torch
 from detectron2.engine import HookBase
 
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.runtime.errors import UsageError
 
 END = 1.0 - 1e-9  # schedulers are defined on [0, 1); some raise at 1
 

@@ -4,7 +4,6 @@ The grammar is Hydra's (hydra.cc, "Override grammar"), applied by detectron2's L
 exist, or be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`.
 """
 
-import difflib
 import inspect
 
 from detectron2.config import LazyConfig
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.runtime.errors import UsageError, did_you_mean
 
 
 def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -113,8 +112,7 @@ def _accepts(node, parameter: str) -> bool:
 
 def _unknown_key(cfg, parts: list[str], text: str) -> str:
     key = ".".join(parts)
-    near = nearest_keys(key, known_keys(cfg))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(key, known_keys(cfg))
     adding = "" if text.startswith("~") else f" (to add a new key on purpose: +{text})"
     return f"unknown key {key!r} in override {text!r}{hint}{adding}"
 
@@ -133,17 +131,6 @@ def known_keys(node, prefix: str = "") -> list[str]:
         if not OmegaConf.is_interpolation(node, int(name) if isinstance(node, ListConfig) else name):
             found += known_keys(_child(node, name), f"{prefix}{name}.")
     return found
-
-
-def nearest_keys(key: str, known: list[str], count: int = 3) -> list[str]:
-    """The known keys that look most like `key`, by the last part of the name first, then by the whole; best first."""
-
-    def likeness(candidate: str) -> float:
-        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return last + 0.5 * difflib.SequenceMatcher(None, key, candidate).ratio()
-
-    ranked = sorted(((likeness(name), name) for name in known), key=lambda pair: (-pair[0], pair[1]))[:count]
-    return [name for score, name in ranked if score > max(0.9, ranked[0][0] - 0.2)]
 
 
 def _first_line(error: BaseException) -> str:

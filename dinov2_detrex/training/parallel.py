@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.runtime.errors import UsageError
 
 try:
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.runtime.errors import UsageError
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -57,18 +57,3 @@ def choose_dtype(enabled: bool, name: str | None, device: torch.device) -> torch
 def _has_bfloat16(device: torch.device) -> bool:
     """True on CPUs, and on GPUs with bf16 in hardware (compute capability 8 and later)."""
     return device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
-
-
-def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device for `train.device`: what is asked for, else this process's GPU, else the CPU.
-
-    Raises:
-        UsageError: CUDA is asked for where torch sees none.
-    """
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            f"train.device={name}, but torch {torch.__version__} sees no CUDA device; "
-            "set train.device=cpu, or train.device=null to take what there is"
-        )
-    return torch.device("cuda", local_rank) if device == torch.device("cuda") else device

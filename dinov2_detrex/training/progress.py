@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dinov2_detrex.training.checkpoint import replacing
-from dinov2_detrex.training.errors import UserError
+from dinov2_detrex.runtime.errors import MissingPackageError, UserError
+from dinov2_detrex.runtime.files import write_text
 
 METRIC_LOGGER = "detectron2.utils.events"  # of CommonMetricPrinter; on a terminal the bar shows its numbers
 METRICS_FILE = "metrics.json"
@@ -65,14 +65,15 @@ class WandbMetrics(EventWriter):
         cfg: the whole config; `train.wandb.params` are keywords of `wandb.init`.
 
     Raises:
-        UserError: wandb is not installed, or does not start (not logged in: `wandb login`, or WANDB_MODE=offline).
+        MissingPackageError: wandb is not installed.
+        UserError: it does not start (not logged in: `wandb login`, or WANDB_MODE=offline).
     """
 
     def __init__(self, cfg):
         try:
             import wandb
         except ImportError as error:
-            raise UserError(f"train.wandb.enabled=true needs wandb: pip install wandb ({error})") from error
+            raise MissingPackageError(f"train.wandb.enabled=true needs wandb: pip install wandb ({error})") from error
         params = OmegaConf.to_container(cfg.train.wandb.params, resolve=True)
         os.makedirs(params.get("dir") or ".", exist_ok=True)
         try:
@@ -129,8 +130,7 @@ def _keep_lines_before(path: Path, iteration: int) -> None:
             continue  # cut off by a kill
         if record.get("iteration", 0) < iteration:
             kept.append(line + "\n")
-    with replacing(path) as file:
-        file.write("".join(kept).encode())
+    write_text(path, "".join(kept))
 
 
 class ProgressBar(HookBase):
@@ -177,7 +177,7 @@ def build_writers(cfg, start_iter: int = 0) -> list[EventWriter]:
         start_iter: what an earlier, killed run wrote from this iteration on is superseded.
 
     Raises:
-        UserError: `train.wandb.enabled` without wandb.
+        UserError: `train.wandb.enabled` without a wandb that starts.
     """
     folder = Path(cfg.train.output_dir)
     writers = [CommonMetricPrinter(cfg.train.max_iter), MetricsJson(folder / METRICS_FILE, start_iter)]

@@ -11,16 +11,18 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
 from dinov2_detrex.training.data_order import build_train_loader
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
-from dinov2_detrex.training.errors import TrainingDiverged, UserError
+from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, Evaluator, PeriodicEvaluation
 from dinov2_detrex.training.initial import load_initial
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
-from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
-from dinov2_detrex.training.seeding import draw_run_seed, seed_generators
+from dinov2_detrex.training.precision import Precision, choose_dtype
 from dinov2_detrex.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dinov2_detrex.config import get_config, recipes_dir
 from dinov2_detrex.env import describe
-from dinov2_detrex.training.errors import UsageError, UserError
-from dinov2_detrex.training.overrides import nearest_keys
+from dinov2_detrex.runtime.errors import UsageError, UserError, nearest_names
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     recipes = {path.stem: str(path.relative_to(recipes_dir())) for path in _recipes()}
-    files = [recipes[stem] for stem in nearest_keys(Path(name).stem, list(recipes))]
+    files = [recipes[stem] for stem in nearest_names(Path(name).stem, list(recipes))]
     hint = f"did you mean {' or '.join(files)}?" if files else f"the recipes are in {recipes_dir()}"
     raise UsageError(f"config file {name!r} does not exist; {hint}")
 

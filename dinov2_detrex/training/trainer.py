@@ -16,10 +16,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from dinov2_detrex.runtime.seeding import STEP, derive_seed, seed_generators
 from dinov2_detrex.training import parallel
 from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.precision import Precision
-from dinov2_detrex.training.seeding import STEP, derive_seed, seed_generators
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """tools/analyze_model.py: parameters, arithmetic and kept activations are what one counts by hand, part by part."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from dinov2_detrex.analysis import (
     kept_activations,
     random_inputs,
 )
+from dinov2_detrex.cli import run_command
 from dinov2_detrex.training.precision import Precision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,13 +157,10 @@ RECIPE = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
 
 @pytest.fixture
 def analyze(capsys):
-    """The tool's `main` in this process: arguments -> exit status, output, errors."""
-    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    """The command in this process: arguments -> exit status, output, errors."""
 
     def run(*arguments):
-        status = tool.main(list(arguments))
+        status = run_command("analyze", arguments)
         return (status, *capsys.readouterr())
 
     return run

@@ -1,25 +1,20 @@
 """tools/benchmark.py prints what runs where, and then the table that was asked for."""
 
-import importlib.util
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+from dinov2_detrex.cli import run_command
 
 
 @pytest.fixture
 def measure(capsys):
-    """The tool's `main` in this process: arguments -> exit status, output, errors."""
-    spec = importlib.util.spec_from_file_location("tools_benchmark", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    """The command in this process: arguments -> exit status, output, errors."""
     threads = torch.get_num_threads()
 
     def run(*arguments):
-        status = tool.main([*arguments, "--device", "cpu"])
+        status = run_command("benchmark", [*arguments, "--device", "cpu"])
         return (status, *capsys.readouterr())
 
     yield run

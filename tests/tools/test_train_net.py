@@ -108,3 +108,7 @@ def test_the_wheel_installs_into_a_clean_environment_and_trains_outside_the_chec
     assert shipped == here
     check_call([clean.parent / "dinov2-detrex-train", "--config-file", CONFIG, *SMALL], cwd=folder, env=env)
     assert_trained(folder)
+    drawn = check_call(
+        [clean.parent / "dinov2-detrex", "draw", "--config-file", "out/config.yaml"], cwd=folder, env=env
+    )
+    assert "predictions.png" in drawn.stdout

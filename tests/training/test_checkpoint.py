@@ -7,8 +7,9 @@ import subprocess
 import pytest
 import torch
 
+from dinov2_detrex.runtime.files import UNSAFE_PICKLE, UnreadableFile
 from dinov2_detrex.training import checkpoint
-from dinov2_detrex.training.checkpoint import RunCheckpoints, UnreadableCheckpoint, refuse_non_finite
+from dinov2_detrex.training.checkpoint import RunCheckpoints, refuse_non_finite
 from dinov2_detrex.training.errors import TrainingDiverged
 
 
@@ -61,7 +62,7 @@ def test_when_every_checkpoint_is_damaged_the_error_names_one(tmp_path):
     checkpoints = RunCheckpoints(tmp_path)
     save_all(checkpoints, [1])
     checkpoints.newest().write_text("x")
-    with pytest.raises(UnreadableCheckpoint, match="model_0000001.pth"):
+    with pytest.raises(UnreadableFile, match="model_0000001.pth"):
         checkpoints.load_newest()
 
 
@@ -77,17 +78,17 @@ class Trap:
 
 def test_a_file_that_would_run_code_is_refused_with_the_way_to_opt_in(tmp_path, monkeypatch):
     torch.save({"model": {}, "trap": Trap(tmp_path / "sprung")}, tmp_path / "bad.pth")
-    with pytest.raises(UnreadableCheckpoint) as caught:
+    with pytest.raises(UnreadableFile) as caught:
         checkpoint.read(tmp_path / "bad.pth")
     assert not (tmp_path / "sprung").exists()
-    assert "bad.pth" in str(caught.value) and checkpoint.UNSAFE_ENV in str(caught.value)
+    assert "bad.pth" in str(caught.value) and UNSAFE_PICKLE in str(caught.value)
 
 
 def test_a_file_with_harmless_extras_is_read_after_opting_in(tmp_path, monkeypatch):
     torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
-    with pytest.raises(UnreadableCheckpoint, match="Namespace"):
+    with pytest.raises(UnreadableFile, match="Namespace"):
         checkpoint.read(tmp_path / "a.pth")
-    monkeypatch.setenv(checkpoint.UNSAFE_ENV, "1")
+    monkeypatch.setenv(UNSAFE_PICKLE, "1")
     assert checkpoint.read(tmp_path / "a.pth")["args"].lr == 1
 
 

@@ -17,6 +17,7 @@ import torch
 from detectron2.config import LazyConfig
 
 from dinov2_detrex.config import recipes_dir
+from dinov2_detrex.runtime.files import UNSAFE_PICKLE
 from dinov2_detrex.training import checkpoint, cli, setup
 
 CONFIG = Path(__file__).with_name("tiny_config.py")
@@ -204,7 +205,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_as_initial_weights(train, t
     torch.save({"model": {}, "args": setup.logger}, tmp_path / "bad.pth")
     assert train("run", f"train.init_checkpoint={tmp_path}/bad.pth")[0] == 1
     stderr = capfd.readouterr().err
-    assert stderr.count("\n") == 1 and checkpoint.UNSAFE_ENV in stderr
+    assert stderr.count("\n") == 1 and UNSAFE_PICKLE in stderr
 
 
 def test_training_from_given_weights_starts_from_them_at_iteration_0(train):

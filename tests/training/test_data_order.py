@@ -16,8 +16,8 @@ from detectron2.data.samplers import TrainingSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.training.data_order import GroupSampler, build_train_loader, grouped, shuffled_stream
-from dinov2_detrex.training.errors import UsageError
 
 
 def records(count=13):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.training import checkpoint
 from dinov2_detrex.training.distributed import Processes, check_processes
-from dinov2_detrex.training.errors import UsageError
 
 ONE_STEP = (  # of plain gradient descent, so that the change of a weight is its gradient
     "train.max_iter=1",
@@ -51,7 +51,7 @@ def initial_weights():
     sys.path.insert(0, str(Path(__file__).parent))
     from tiny_detector import TinyDetector
 
-    from dinov2_detrex.training.seeding import seed_generators
+    from dinov2_detrex.runtime.seeding import seed_generators
 
     seed_generators(7)
     return TinyDetector(3, 8, norm=False).state_dict()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dinov2_detrex.training.errors import UsageError
-from dinov2_detrex.training.overrides import apply_overrides, known_keys, nearest_keys
+from dinov2_detrex.runtime.errors import UsageError, nearest_names
+from dinov2_detrex.training.overrides import apply_overrides, known_keys
 
 
 def takes_anything(size, **options):
@@ -110,7 +110,7 @@ def test_a_key_with_one_letter_left_out_is_answered_with_the_key(data):
     known = ["train.max_iter", "train.amp.enabled", "model.num_queries", "optimizer.lr_decay", "dataloader.workers"]
     key = data.draw(st.sampled_from(known))
     at = data.draw(st.integers(key.rindex(".") + 1, len(key) - 1))
-    assert nearest_keys(key[:at] + key[at + 1 :], known)[0] == key
+    assert nearest_names(key[:at] + key[at + 1 :], known)[0] == key
 
 
 def test_known_keys_are_the_dotted_names_of_all_sections_and_values(cfg):

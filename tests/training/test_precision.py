@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from dinov2_detrex.training.errors import UsageError
-from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
+from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.training.precision import Precision, choose_dtype
 
 CPU = torch.device("cpu")
 

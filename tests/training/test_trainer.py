@@ -8,9 +8,10 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from torch import nn
 
+from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.training import checkpoint, failures
 from dinov2_detrex.training.cli import load
-from dinov2_detrex.training.errors import TrainingDiverged, UsageError, UserError
+from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.lr import LearningRate, scale_learning_rates
 from dinov2_detrex.training.trainer import Trainer
 

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
+from dinov2_detrex.runtime import files
+
 from ..utils import comm
 from ..utils.file_io import PathManager
-from .atomic import atomic_write, remove_unfinished
-from .files import read_checkpoint
 from .key_matching import rename_by_suffix
 
 __all__ = ["Checkpointer", "DetectionCheckpointer"]
@@ -58,30 +57,26 @@ class Checkpointer(FvcoreCheckpointer):
         path = os.path.join(self.save_dir, basename)
         self.logger.info("Saving checkpoint to %s", path)
         os.makedirs(self.save_dir, exist_ok=True)
-        remove_unfinished(self.save_dir)
-        with atomic_write(path) as file:
-            torch.save(data, file)
+        files.remove_unfinished(self.save_dir)
+        files.write(path, data)
         return basename
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_write(os.path.join(self.save_dir, "last_checkpoint")) as file:
-            file.write(last_filename_basename.encode())
+        files.write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
-    def load(
-        self, path: str, checkpointables: Sequence[str] | None = None, *, unsafe_pickle: bool = False
-    ) -> dict[str, Any]:
+    def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
         """Load the model, and the checkpointables that the file has.
 
         Args:
             path: file or URL; empty loads nothing.
             checkpointables: names to restrict the registered checkpointables to; None takes all.
-            unsafe_pickle: also read files that can run code; see `files.py`.
 
         Returns:
             what is left of the file's content, e.g. {"iteration": 9}.
 
         Raises:
             AssertionError: there is no such file.
+            dinov2_detrex.runtime.files.UnreadableFile: it is damaged, no checkpoint, or could run code.
             KeyError: `checkpointables` names what is not registered.
         """
         wanted = _known(self.checkpointables if checkpointables is None else checkpointables, self.checkpointables)
@@ -89,7 +84,7 @@ class Checkpointer(FvcoreCheckpointer):
             self.logger.info("No checkpoint found. Initializing model from scratch")
             return {}
         self.logger.info("[Checkpointer] Loading from %s ...", path)
-        checkpoint = self._read(path, unsafe_pickle)
+        checkpoint = self._read(path)
         self._log_incompatible_keys(self._load_model(checkpoint))
         for key in wanted:
             if key in checkpoint:
@@ -110,10 +105,14 @@ class Checkpointer(FvcoreCheckpointer):
         assert os.path.isfile(newest), f"{tag} names {newest}, which does not exist; put it back or delete {tag}"
         return self.load(newest)
 
-    def _read(self, path: str, unsafe_pickle: bool) -> dict[str, Any]:
+    def _read(self, path: str) -> dict[str, Any]:
         local_path = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         assert os.path.isfile(local_path), f"Checkpoint {path} not found!"
-        return read_checkpoint(local_path, unsafe_pickle)
+        return self._load_file(local_path)
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        """{"model": state dict, ...} of a local file, tensors on the CPU; for subclasses to override, as in fvcore."""
+        return files.read_checkpoint(f)
 
 
 class DetectionCheckpointer(Checkpointer):
@@ -128,9 +127,9 @@ class DetectionCheckpointer(Checkpointer):
         save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
 
-    def _read(self, path: str, unsafe_pickle: bool) -> dict[str, Any]:
+    def _read(self, path: str) -> dict[str, Any]:
         path, heuristics = _split_query(path)
-        checkpoint = super()._read(path, unsafe_pickle)
+        checkpoint = super()._read(path)
         if heuristics or checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = rename_by_suffix(checkpoint["model"], self.model.state_dict())
         return checkpoint

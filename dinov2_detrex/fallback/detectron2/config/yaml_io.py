@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf, SCMode
 
+from dinov2_detrex.runtime import files
+
 from ..utils.registry import _convert_target_to_string, locate
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def _write_yaml(values: Any, filename: str) -> str:
     """Write the file if it can be written at all; return why it could not be read back, or ""."""
     try:
         text = yaml.dump(values, Dumper=ConfigDumper, default_flow_style=None, allow_unicode=True, width=9999)
-        pathlib.Path(filename).write_text(text, encoding="utf-8")
+        files.write_text(filename, text)
         yaml.load(text, Loader=ConfigLoader)
     except OSError:
         raise

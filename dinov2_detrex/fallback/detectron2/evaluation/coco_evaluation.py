@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -20,6 +19,8 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
+
+from dinov2_detrex.runtime import files
 
 from .evaluator import DatasetEvaluator
 
@@ -143,13 +144,10 @@ class COCOEvaluator(DatasetEvaluator):
         return rows
 
     def _write(self, predictions: list[dict], results: list[dict]) -> None:
-        PathManager.mkdirs(os.fspath(self._output_dir))
-        with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
-            torch.save(predictions, file)
+        files.write(os.path.join(self._output_dir, "instances_predictions.pth"), predictions)
         path = os.path.join(self._output_dir, "coco_instances_results.json")
         logger.info("saving results to %s", path)
-        with PathManager.open(path, "w") as file:
-            json.dump(results, file)
+        files.write_json(path, results)
 
     def _box_metrics(self, results: list[dict], img_ids: Sequence | None) -> dict[str, float]:
         if not results:

@@ -14,6 +14,8 @@ from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
+from dinov2_detrex.runtime import files
+
 logger = logging.getLogger(__name__)
 
 __all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
@@ -217,11 +219,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str | os.PathLike, allo
     if allow_cached and _is_fresh(output_file, records, metadata):
         logger.warning("using the existing %s: delete it if the data set %s has changed", output_file, dataset_name)
         return
-    PathManager.mkdirs(os.path.dirname(output_file) or ".")
-    temporary = f"{output_file}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
-        json.dump(_coco_content(records, metadata), file)
-    os.replace(temporary, output_file)
+    files.write_json(output_file, _coco_content(records, metadata))
 
 
 def _is_fresh(output_file: str | os.PathLike, records: list[dict], metadata: Metadata) -> bool:

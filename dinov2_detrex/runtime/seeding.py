@@ -33,7 +33,7 @@ def seeded(seed: int):
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
     finally:
         random.setstate(saved[0])

@@ -1,0 +1,19 @@
+"""Print parameters, FLOPs and kept activations of a model by part."""
+
+from dinov2_detrex.cli import add_config_arguments, load_config
+
+
+def add_arguments(parser):
+    add_config_arguments(parser)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"), help="pixels; 800 1344")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images at once")
+    parser.add_argument("--weights", action="store_true", help="load the weights that the config asks for")
+
+
+def run(args):
+    from dinov2_detrex.analysis import analyze, weights_off
+
+    cfg = load_config(args)
+    if not args.weights:
+        weights_off(cfg.model)
+    print(analyze(cfg, tuple(args.size), args.batch))

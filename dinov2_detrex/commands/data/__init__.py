@@ -1,0 +1,1 @@
+"""Make data sets and look at them."""

@@ -1,0 +1,44 @@
+"""Detect objects in pictures: write predictions.json, and every picture with its boxes."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from dinov2_detrex.cli import add_config_arguments, load_config
+from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.openmp import yield_when_busy
+
+_OVERRIDE = re.compile(r"(\+\+?)?[A-Za-z_][\w.]*=|~[A-Za-z_]")  # how one begins
+
+
+def add_arguments(parser):
+    add_config_arguments(parser, metavar="PICTURE|key=value")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="e.g. the run's model_best.pth")
+    parser.add_argument("--output-dir", default="output/predictions", metavar="DIR")
+    parser.add_argument("--score-threshold", type=float, default=0.3, metavar="S")
+    parser.add_argument("--opts", nargs="*", default=[], help=argparse.SUPPRESS)  # overrides, as they once were given
+
+
+@yield_when_busy()
+def run(args):
+    pictures = [word for word in args.overrides if os.path.isfile(word) or not _OVERRIDE.match(word)]
+    args.overrides = [word for word in args.overrides if word not in pictures] + args.opts
+    if not pictures:
+        raise UsageError("no picture was given (--help shows the flags)")
+
+    from dinov2_detrex.data.visualization import draw_detections, save_picture
+    from dinov2_detrex.inference import Predictor
+    from dinov2_detrex.runtime.files import write_json
+
+    folder = Path(args.output_dir)
+    predictor = Predictor(load_config(args), args.weights)
+    found = []
+    for number, picture in enumerate(pictures):
+        detections = predictor(picture, args.score_threshold)
+        drawn = folder / f"{number:04d}_{Path(picture).stem}.png"  # two folders may have a file of one name
+        save_picture(draw_detections(picture, detections, predictor.classes.category_ids), drawn)
+        found += [{"file_name": picture} | detection for detection in detections]
+        print(f"{picture}: {len(detections)} objects, drawn in {drawn}")
+    write_json(folder / "predictions.json", found, indent=1)
+    print(f"all of them are in {folder / 'predictions.json'}")

@@ -1,0 +1,37 @@
+"""Train or evaluate a detector.
+
+examples, with `dinov2-detrex train` or `python tools/train_net.py`:
+  one process:   dinov2-detrex train --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py
+  eight GPUs:    dinov2-detrex train --config-file ... --num-gpus 8
+  two machines:  dinov2-detrex train --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 \\
+                     --dist-url tcp://HOST:PORT
+  torchrun:      torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
+  overrides:     dinov2-detrex train --config-file ... train.max_iter=100 'data.names=[a,b]' +note=mine ~optimizer.betas
+"""
+
+from dinov2_detrex.cli import add_config_arguments, run_command
+
+
+def add_arguments(parser):
+    """detectron2's flags; overrides may stand before, between or after them."""
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the output dir")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, once")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, one GPU each")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
+    parser.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0")
+
+
+def run(args):
+    from dinov2_detrex.training.cli import train
+
+    try:
+        return train(args)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command with --resume continues from the last checkpoint") from None
+
+
+def main() -> int:
+    """The command `dinov2-detrex-train`."""
+    return run_command("train")
