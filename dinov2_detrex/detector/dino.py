@@ -260,7 +260,7 @@ class DINO(nn.Module):
     def heads(self, found: TransformerOutput) -> Outputs:
         """Classes and boxes of every decoder layer and of the encoder's proposals.
 
-        Queries that stand for padding find nothing: their logits are -inf.
+        Queries that stand for padding find nothing: their logits are -inf, but for the background of a softmax.
         """
         layers: list[Prediction] = []
         for state, boxes, class_head, box_head in zip(
@@ -268,7 +268,8 @@ class DINO(nn.Module):
         ):
             logits = class_head(state)
             if found.query_padding_mask is not None:
-                logits = logits.masked_fill(found.query_padding_mask[..., None], -torch.inf)
+                no_class = found.query_padding_mask[..., None].expand(-1, -1, self.num_classes)
+                logits = logits.masked_fill(F.pad(no_class, (0, int(self.softmax_classes))), -torch.inf)
             layers.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), boxes)})
         selected = self.class_embed[-1](found.selected_memory)
         return {

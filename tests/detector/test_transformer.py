@@ -17,16 +17,20 @@ SHAPES_HW = [(12, 18), (6, 9), (3, 5), (2, 3)]
 IMAGE_HW = (96, 144)
 
 
-@pytest.fixture(scope="module")
-def model():
+def speaking_model(**kwargs):
     """Random weights of a size that lets every part speak."""
-    model = tiny_dino(PoolingBackbone(), embed_dim=64, neck={"norm_layer": None}, encoder_layers=2)
+    model = tiny_dino(PoolingBackbone(), embed_dim=64, neck={"norm_layer": None}, encoder_layers=2, **kwargs)
     fill_from_names(model)
     with torch.no_grad():
         for parameter in model.transformer.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(2)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking_model()
 
 
 def random_levels(num_images=1, shapes_hw=SHAPES_HW, width=64) -> list[torch.Tensor]:
@@ -76,6 +80,15 @@ def test_padding_changes_nothing(model, rows, columns):
 
 @torch.no_grad()
 def test_padding_changes_nothing_where_an_image_has_fewer_cells_than_queries(model):
+    levels = random_levels(shapes_hw=[(4, 3), (2, 2), (1, 1), (1, 1)])  # 18 cells for 30 queries
+    alone = detect(model, levels, None)[0]
+    padded, masks = surround(levels, 4, 5)
+    assert_same_detections(detect(model, padded, masks)[0], alone)
+
+
+@torch.no_grad()
+def test_queries_that_stand_for_padding_say_background_where_classes_are_a_softmax():
+    model = speaking_model(criterion={"loss_class_type": "ce_loss"})
     levels = random_levels(shapes_hw=[(4, 3), (2, 2), (1, 1), (1, 1)])  # 18 cells for 30 queries
     alone = detect(model, levels, None)[0]
     padded, masks = surround(levels, 4, 5)
