@@ -116,6 +116,7 @@ class _Watch(threading.Thread):
         super().__init__(name="openmp-watch", daemon=True)
         self._ended = threading.Event()
         self._team: SleepingTeam | None = None
+        self._told = False
         self._calm_since = self._released_at = float("-inf")
         self._needed_calm_s = CALM_S
 
@@ -147,10 +148,11 @@ class _Watch(threading.Thread):
         short_calm = moment - self._released_at < 2 * self._needed_calm_s
         self._needed_calm_s = min(2 * self._needed_calm_s, MAX_CALM_S) if short_calm else CALM_S
         self._team = SleepingTeam()
-        logger.debug("threads wait for a core %.0f %% of the time: they yield while they wait", 100 * share)
+        if not self._told:
+            logger.info("other programs use the cores (threads wait for one %.0f %% of the time)", 100 * share)
+        self._told = True
 
     def _release(self) -> None:
         if self._team is not None:
             self._team.dissolve()
             self._team = None
-            logger.debug("the cores are free: threads spin while they wait")
