@@ -1,1 +1,1 @@
-"""The ground floor: errors, files, devices, seeds and processes. It knows no config and no model; all may import it."""
+"""The ground floor: errors, files, devices, seeds, threads, processes. It knows no config and no model."""
