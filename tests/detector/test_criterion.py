@@ -179,8 +179,14 @@ def test_losses_are_float32_whatever_the_predictions_are():
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
-def test_a_loss_without_a_weight_takes_that_of_its_base():
-    weights = spelled_out({**BASE_WEIGHTS, "loss_bbox_dn": 3.0, "loss_giou_1": 7.0}, num_layers=9)
+SPECIAL_WEIGHTS = {"loss_bbox_dn": 3.0, "loss_giou_1": 7.0}
+
+
+@pytest.mark.parametrize(
+    "weights", [BASE_WEIGHTS | SPECIAL_WEIGHTS, SPECIAL_WEIGHTS | BASE_WEIGHTS], ids=["special last", "special first"]
+)
+def test_a_loss_without_a_weight_takes_that_of_its_base(weights):
+    weights = spelled_out(weights, num_layers=9)
     names = ["loss_class_7", "loss_class_dn_7", "loss_class_enc", "loss_bbox_dn_2", "loss_bbox_2", "loss_giou_1"]
     assert [weights[name] for name in names] == [1.0, 1.0, 1.0, 3.0, 5.0, 7.0]
     assert weights["loss_giou_dn_1"] == 2.0
