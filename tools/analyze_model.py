@@ -12,7 +12,7 @@ if importlib.util.find_spec("dinov2_detrex") is None:  # a checkout that is not 
 from dinov2_detrex.training.cli import load  # noqa: E402
 
 # isort: split
-from dinov2_detrex.analysis import analyze, weights_off  # noqa: E402
+from dinov2_detrex.analysis import analyze, without_pretrained  # noqa: E402
 from dinov2_detrex.training.errors import UserError  # noqa: E402
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load(args.config_file, args.opts)
         if not args.weights:
-            weights_off(cfg.model)
+            cfg = without_pretrained(cfg)
         print(analyze(cfg, tuple(args.size), args.batch))
     except (UserError, ValueError, RuntimeError, ImportError) as error:
         print("error:", "; ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
