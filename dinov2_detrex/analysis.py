@@ -5,9 +5,11 @@ formula, and hooks see every tensor that autograd keeps.
 """
 
 import contextlib
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
@@ -72,8 +74,8 @@ def count_flops(model: nn.Module, inputs: list[dict]) -> Counter:
     return flops
 
 
-class _Kept:
-    """A tensor that autograd keeps; alive as long as the graph holds it."""
+class _Saved:
+    """A tensor that autograd saves; alive as long as the graph holds it."""
 
     __slots__ = ("tensor", "__weakref__")
 
@@ -81,7 +83,7 @@ class _Kept:
         self.tensor = tensor.detach()  # shares the memory, and makes no circle with the graph
 
 
-def kept_activations(model: nn.Module, inputs: list[dict], precision: Precision | None = None) -> Counter:
+def saved_activations(model: nn.Module, inputs: list[dict], precision: Precision | None = None) -> Counter:
     """Bytes that a forward pass in training keeps for the backward pass, by part (see `COUNTED`).
 
     Args:
@@ -89,11 +91,11 @@ def kept_activations(model: nn.Module, inputs: list[dict], precision: Precision 
         inputs: training records.
         precision: of the forward pass; None for the parameters' own dtype.
     """
-    kept: list[tuple[str, weakref.ref]] = []
+    saved: list[tuple[str, weakref.ref]] = []
 
-    def pack(tensor: Tensor) -> _Kept:
-        holder = _Kept(tensor)
-        kept.append((part_of(current.name, model), weakref.ref(holder)))
+    def pack(tensor: Tensor) -> _Saved:
+        holder = _Saved(tensor)
+        saved.append((part_of(current.name, model), weakref.ref(holder)))
         return holder
 
     autocast = contextlib.nullcontext() if precision is None else precision.autocast()
@@ -101,15 +103,15 @@ def kept_activations(model: nn.Module, inputs: list[dict], precision: Precision 
         with saved_tensors_hooks(pack, lambda holder: holder.tensor):
             losses = model(inputs)
             loss = sum(losses.values())  # holds the graph while it is counted
-    sizes = bytes_by_part(kept, without=[*model.parameters(), *model.buffers()])
+    sizes = bytes_by_part(saved, without=[*model.parameters(), *model.buffers()])
     del loss
     return sizes
 
 
-def bytes_by_part(kept: list[tuple[str, weakref.ref]], without: Iterable[Tensor]) -> Counter:
+def bytes_by_part(saved: list[tuple[str, weakref.ref]], without: Iterable[Tensor]) -> Counter:
     """Sizes of the storages that are still held, each once; none that holds a tensor of `without`."""
     seen, sizes = {tensor.untyped_storage().data_ptr() for tensor in without}, Counter()
-    for part, reference in kept:
+    for part, reference in saved:
         holder = reference()
         storage = None if holder is None else holder.tensor.untyped_storage()
         if storage is not None and storage.data_ptr() not in seen:
@@ -149,8 +151,15 @@ def random_inputs(image_hw: tuple[int, int], batch: int, channels: int, boxes_pe
     return records
 
 
-def weights_off(node) -> None:
-    """Set `pretrained=False` and an empty `checkpoint_path` wherever a config has them: costs do not depend on them."""
+def without_pretrained(cfg: DictConfig) -> DictConfig:
+    """A copy of a training config whose model loads no weights: every `pretrained` in it False, every `checkpoint_path`
+    empty."""
+    cfg = copy.deepcopy(cfg)
+    _clear_weights(cfg.model)
+    return cfg
+
+
+def _clear_weights(node: Any) -> None:
     if isinstance(node, DictConfig):
         for key, value in {"pretrained": False, "checkpoint_path": ""}.items():
             if key in node:
@@ -158,7 +167,7 @@ def weights_off(node) -> None:
     if isinstance(node, (DictConfig, ListConfig)):
         for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
             if not OmegaConf.is_interpolation(node, key):
-                weights_off(node[key])
+                _clear_weights(node[key])
 
 
 def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
@@ -179,16 +188,16 @@ def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
         model = instantiate(cfg.model).to(device)
     trained, frozen = count_parameters(model)
     flops = count_flops(model, inputs)
-    kept = kept_activations(model, inputs, precision)
+    saved = saved_activations(model, inputs, precision)
     images = "1 image" if batch == 1 else f"{batch} images"
     header = f"{images} of {image_hw[0]} x {image_hw[1]} pixels (height x width), {precision} on {device}"
-    return "\n\n".join((header, as_table(trained, frozen, flops, kept), COUNTED))
+    return "\n\n".join((header, as_table(trained, frozen, flops, saved), COUNTED))
 
 
-def as_table(trained: Counter, frozen: Counter, flops: Counter, kept: Counter) -> str:
+def as_table(trained: Counter, frozen: Counter, flops: Counter, saved: Counter) -> str:
     """A row for every part that costs something, and their sum; Markdown."""
-    parts = [part for part in (*PARTS, REST) if trained[part] or frozen[part] or flops[part] or kept[part]]
-    rows = [(part, trained[part], frozen[part], flops[part], kept[part]) for part in parts]
+    parts = [part for part in (*PARTS, REST) if trained[part] or frozen[part] or flops[part] or saved[part]]
+    rows = [(part, trained[part], frozen[part], flops[part], saved[part]) for part in parts]
     rows.append(("total", *(sum(column) for column in list(zip(*rows))[1:])))
     cells = [(part, f"{t:,}", f"{f:,}", f"{n / 1e9:,.1f}", f"{k / 2**20:,.1f}") for part, t, f, n, k in rows]
     header = ("part", "parameters trained", "frozen", "GFLOP", "kept, MiB")

@@ -6,7 +6,6 @@
 Class names and category ids are those of the training data, which the checkpoint carries: the data may be gone.
 """
 
-import copy
 import os
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from detectron2.config import instantiate
 from detectron2.structures import BoxMode
 from torch import nn
 
-from dinov2_detrex.analysis import weights_off
+from dinov2_detrex.analysis import without_pretrained
 from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError, building
@@ -62,8 +61,7 @@ class Predictor:
         content = files.read(checkpoint_path, memory_map=True)
         self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
         self.device = choose_device(cfg.train.device)
-        cfg = copy.deepcopy(cfg)
-        weights_off(cfg.model)  # they come from the checkpoint
+        cfg = without_pretrained(cfg)  # they come from the checkpoint
         with building("model"):
             model = instantiate(cfg.model)
         _load(model, content.get("model", content), checkpoint_path)

@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
-from dinov2_detrex.analysis import weights_off
+from dinov2_detrex.analysis import without_pretrained
 from dinov2_detrex.inference import Predictor, classes_of_checkpoint
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.training import checkpoint
@@ -30,7 +30,7 @@ def finished(tmp_path):
     coco.write()
     paths = [f"data.{s}.{k}='{v}'" for s in ("train", "val") for k, v in (("json", coco.json_file), ("images", "x"))]
     cfg = load(CUSTOM_RECIPE, TINY_CUSTOM + paths)
-    weights_off(cfg.model)
+    cfg = without_pretrained(cfg)
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     with torch.no_grad():

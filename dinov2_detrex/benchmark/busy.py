@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from detectron2.config import instantiate
 
-from dinov2_detrex.analysis import random_inputs, weights_off
+from dinov2_detrex.analysis import random_inputs, without_pretrained
 from dinov2_detrex.benchmark.step import training_step
 from dinov2_detrex.benchmark.timing import as_table, check_repeats
 from dinov2_detrex.runtime.openmp import usable_cores, yield_when_busy
@@ -44,8 +44,7 @@ def report(
     """
     check_repeats(repeats)
     torch.set_num_threads(threads or usable_cores())
-    cfg = load(config_file, list(overrides))
-    weights_off(cfg.model)
+    cfg = without_pretrained(load(config_file, list(overrides)))
     model = instantiate(cfg.model).to(device)
     batch = cfg.dataloader.train.total_batch_size
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))), boxes_per_image=3)

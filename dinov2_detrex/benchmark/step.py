@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from dinov2_detrex.analysis import PARTS, REST, part_of, random_inputs, weights_off
+from dinov2_detrex.analysis import PARTS, REST, part_of, random_inputs, without_pretrained
 from dinov2_detrex.benchmark.timing import as_table, check_repeats, now, peak_column
 from dinov2_detrex.runtime.errors import building
 from dinov2_detrex.training.cli import load
@@ -36,8 +36,7 @@ def report(
         boxes_per_image: objects, all of class 0.
         overrides: of the config, in Hydra's grammar.
     """
-    cfg = load(config_file, list(overrides))
-    weights_off(cfg.model)
+    cfg = without_pretrained(load(config_file, list(overrides)))
     batch = batch or cfg.dataloader.train.total_batch_size
     with building("model"):
         model = instantiate(cfg.model).to(device)

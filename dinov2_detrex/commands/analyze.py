@@ -11,9 +11,9 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.analysis import analyze, weights_off
+    from dinov2_detrex.analysis import analyze, without_pretrained
 
     cfg = load_config(args)
     if not args.weights:
-        weights_off(cfg.model)
+        cfg = without_pretrained(cfg)
     print(analyze(cfg, tuple(args.size), args.batch))

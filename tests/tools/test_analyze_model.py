@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tiny_dino import tiny_backbone, tiny_dino
 from torch import nn
 
 from dinov2_detrex.analysis import (
     count_flops,
     count_parameters,
-    kept_activations,
     random_inputs,
+    saved_activations,
+    without_pretrained,
 )
 from dinov2_detrex.cli import run_command
 from dinov2_detrex.training.precision import Precision
@@ -72,7 +74,7 @@ def test_kept_is_what_the_backward_pass_needs_once_and_without_parameters(counta
         "neck": CELLS * (5 + 6) * FLOAT,  # the linear layer's input, and what passed the ReLU, which the head keeps too
         "rest": CELLS * 7 * FLOAT,  # what is scaled
     }
-    assert kept_activations(*countable) == expected
+    assert saved_activations(*countable) == expected
 
 
 def test_what_is_freed_on_the_way_is_not_kept(countable):
@@ -81,13 +83,13 @@ def test_what_is_freed_on_the_way_is_not_kept(countable):
             self.class_embed[0](torch.ones(1000, 6)).exp().sum()  # a graph that nothing holds
             return super().forward(records)
 
-    assert kept_activations(Wasteful(), countable[1]) == kept_activations(*countable)
+    assert saved_activations(Wasteful(), countable[1]) == saved_activations(*countable)
 
 
 def test_half_precision_keeps_half(countable):
     model, inputs = countable[0], random_inputs((80, 120), batch=1, channels=3)
     precision = Precision(torch.device("cpu"), torch.bfloat16)
-    half, full = kept_activations(model, inputs, precision), kept_activations(model, inputs)
+    half, full = saved_activations(model, inputs, precision), saved_activations(model, inputs)
     assert half["neck"] == pytest.approx(full["neck"] / 2, rel=0.05)  # and the weights in half precision
 
 
@@ -95,7 +97,7 @@ def test_measuring_leaves_the_model_as_it_was(countable):
     model, inputs = countable
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    count_flops(model, inputs), kept_activations(model, inputs)
+    count_flops(model, inputs), saved_activations(model, inputs)
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -137,15 +139,24 @@ def test_arithmetic_of_the_vit_is_that_of_its_formula(detector):
 
 def test_frozen_backbone_keeps_nothing_and_checkpointed_layers_keep_little(detector):
     model, inputs, _ = detector
-    before = kept_activations(model, inputs)
+    before = saved_activations(model, inputs)
     assert set(before) >= {"backbone net", "pyramid", "neck", "encoder", "decoder", "heads", "losses"}
     backbone = tiny_backbone(32)
     backbone.net._freeze(True)
     frugal = tiny_dino(backbone, embed_dim=32, num_heads=4, encoder={"use_checkpoint": True})
-    after = kept_activations(frugal, inputs)
+    after = saved_activations(frugal, inputs)
     assert after["backbone net"] == 0
     assert after["encoder"] < 0.3 * before["encoder"]
     assert after["decoder"] == pytest.approx(before["decoder"], rel=0.05)
+
+
+def test_a_model_without_pretrained_weights_is_described_by_a_copy():
+    net = {"pretrained": True, "checkpoint_path": "vit.pth", "depth": 2}
+    cfg = OmegaConf.create({"model": {"backbones": [net], "depth": "${model.backbones.0.depth}"}, "data": net})
+    before, copied = OmegaConf.to_container(cfg), without_pretrained(cfg)
+    assert copied.model.backbones == [{"pretrained": False, "checkpoint_path": "", "depth": 2}]
+    assert copied.model.depth == 2 and copied.data == net
+    assert OmegaConf.to_container(cfg) == before
 
 
 # ---- the program
