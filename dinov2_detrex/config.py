@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from dinov2_detrex.data.classes import count_classes, count_images
+from dinov2_detrex.data.source import count_classes, count_images
 
 PACKAGE_DIR = Path(__file__).parent
 
@@ -125,13 +125,13 @@ def warmup_share(warmup_iters: int, max_iter: int) -> float:
 
 
 def classes_in(json_file: str, otherwise: int) -> int:
-    """`${classes_in:json,n}`: categories that an instances JSON defines; n as long as there is no such file."""
-    return count_classes(json_file) if Path(json_file).expanduser().is_file() else otherwise
+    """`${classes_in:path,n}`: categories that a data set defines; n as long as its annotations are not there."""
+    return count_classes(json_file) if json_file and Path(json_file).expanduser().exists() else otherwise
 
 
 def images_in(json_file: str, otherwise: int) -> int:
-    """`${images_in:json,n}`: images that an instances JSON lists; n as long as there is no such file."""
-    return count_images(json_file) if Path(json_file).expanduser().is_file() else otherwise
+    """`${images_in:path,n}`: images that a data set lists; n as long as its annotations are not there."""
+    return count_images(json_file) if json_file and Path(json_file).expanduser().exists() else otherwise
 
 
 RESOLVERS = {

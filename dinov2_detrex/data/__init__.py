@@ -1,4 +1,4 @@
-"""Data: the generated shapes set, COCO-format registration from a config, the check before training, pictures of both.
+"""Data: sources of any known format, their check and registration, the training loader, the generated shapes set.
 
 Names are imported at first use, so that `python -m dinov2_detrex.data.shapes` runs with numpy and Pillow alone.
 """
@@ -12,11 +12,17 @@ _HOME = {
     "contact_sheet": "visualization",
     "read_image": "image_reading",
     "DetrDatasetMapper": "mapper",
+    "TrainLoader": "loader",
+    "DataFormat": "source",
+    "DataSource": "source",
+    "read_source": "source",
+    "register_format": "source",
     "check_coco_dataset": "check",
+    "check_source": "check",
     "class_names_of": "registration",
-    "class_names_by_id": "classes",
-    "count_classes": "classes",
-    "count_images": "classes",
+    "class_names_by_id": "source",
+    "count_classes": "source",
+    "count_images": "source",
     "DatasetError": "errors",
     "DatasetNotFoundError": "errors",
 }

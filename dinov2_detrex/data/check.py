@@ -1,6 +1,6 @@
-"""What is wrong with a COCO-format data set, found before the first training step.
+"""What is wrong with a data set, found before the first training step.
 
-    report = check_coco_dataset("train.json", "images")
+    report = check_source(read_source("train.json", "images"))
     print(report.summary())
     report.raise_if_harmful()
 
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dinov2_detrex.data.classes import class_names_by_id, read_document
 from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.image_reading import open_upright, read_stored_hw, upright_image_hw
+from dinov2_detrex.data.source import DataSource, Document, read_source
 
 _READERS = 16
 _BORDER_PX = 1.0  # a box may reach this far beyond its image: rounding
@@ -34,16 +34,16 @@ _SHOWN = 3
 
 @dataclass
 class DatasetReport:
-    """What `check_coco_dataset` found.
+    """What `check_source` found.
 
     Attributes:
-        json_file: the checked file.
+        json_file: the checked annotations: the JSON, or the file or folder of another format.
         num_images: images in it.
         num_annotations: annotations in it.
         harmful: sentences that name file and id, in the order of finding.
         harmless: what was repaired or skipped -> how often.
         notes: what is unusual but may be meant.
-        repaired: the JSON document after the repairs.
+        repaired: the document in COCO's form after the repairs.
     """
 
     json_file: str
@@ -69,42 +69,55 @@ class DatasetReport:
             raise DatasetError(f"{self.json_file}: {'; '.join(self.harmful[:_SHOWN])}{more}")
 
 
-def check_coco_dataset(
-    json_file: str | os.PathLike,
-    image_root: str | os.PathLike,
-    skip_bad_images: bool = False,
-    classes_from: str | os.PathLike | None = None,
+def check_source(
+    source: DataSource, skip_bad_images: bool = False, classes_from: DataSource | None = None
 ) -> DatasetReport:
-    """Check an instances JSON and the files that it names.
+    """Check the annotations of a data set and the image files that they name.
 
-    Harmful: images that are missing, unreadable, truncated or of another size than the JSON says; boxes that are no
-    four finite numbers, or (many of them) in another format than XYWH; unknown category ids; duplicate image or
+    Harmful: images that are missing, unreadable, truncated or of another size than the annotations say; boxes that are
+    no four finite numbers, or (many of them) in another format than XYWH; unknown category ids; duplicate image or
     category ids; missing keys. Harmless: boxes without area or outside their image (skipped) or reaching beyond it
     (clipped); annotations of images that are not listed (skipped); annotation ids that are missing, duplicate or 0
     (numbered anew: pycocotools takes a match with id 0 for none); missing `area`, `iscrowd`, image sizes (filled in);
     `ignore` (made `iscrowd`); segmentations without a valid polygon (removed, so that the box stays).
 
     Args:
-        json_file: in COCO's format.
-        image_root: the folder that its file names are relative to.
+        source: with an image folder.
         skip_bad_images: count images that are missing, unreadable or of another size as harmless and skip them.
-        classes_from: the JSON of the training data, for validation data, which must have the same classes: other ids
-            or names are harmful, absent and unused categories are put right.
+        classes_from: the training data, for validation data, which must have the same classes: other ids or names are
+            harmful, absent and unused categories are put right.
 
     Raises:
-        FileNotFoundError: there is no such JSON.
-        DatasetError: it is no JSON, or not COCO's format at all.
+        DatasetError: it cannot be read at all, or its image folder is not known.
     """
-    document = read_document(json_file)
+    if source.image_root is None:
+        raise DatasetError(f"{source.path}: the folder of its images is not given")
+    document = source.load()
     images, annotations = document["images"], document.get("annotations", [])
-    report = DatasetReport(os.fspath(json_file), len(images), len(annotations))
+    report = DatasetReport(source.path, len(images), len(annotations))
     _check_categories(document["categories"], annotations, report)
     if classes_from is not None and not report.harmful:
         document = _with_classes_of(classes_from, document, report)
-    images = _check_images(images, Path(image_root), skip_bad_images, report)
+    images = _check_images(images, Path(source.image_root), skip_bad_images, report)
     annotations = _check_annotations(annotations, {entry["id"]: entry for entry in images}, document, report)
     report.repaired = {"info": {}} | document | {"images": images, "annotations": annotations}
     return report
+
+
+def check_coco_dataset(
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    skip_bad_images: bool = False,
+    classes_from: str | os.PathLike[str] | None = None,
+) -> DatasetReport:
+    """`check_source` for paths: of an instances JSON, or of the annotations of any known format, and of its images.
+
+    Raises:
+        DatasetNotFoundError: there are no such annotations.
+        DatasetError: they are of no known format, or not readable at all.
+    """
+    training = None if classes_from is None else read_source(classes_from)
+    return check_source(read_source(json_file, image_root), skip_bad_images, training)
 
 
 def _duplicates(values) -> list:
@@ -137,16 +150,16 @@ def _check_categories(categories: list[dict], annotations: list[dict], report: D
         report.notes.append(f"{len(empty)} of {len(categories)} categories without boxes ({shown})")
 
 
-def _with_classes_of(classes_from: str | os.PathLike, document: dict, report: DatasetReport) -> dict:
+def _with_classes_of(classes_from: DataSource, document: Document, report: DatasetReport) -> Document:
     """The document with the training data's categories, where its own are compatible with them."""
-    expected = class_names_by_id(classes_from)
+    expected = classes_from.classes
     used = {annotation["category_id"] for annotation in document.get("annotations", [])}
     for entry in document["categories"]:
         number, name, other = entry["id"], entry["name"], expected.get(entry["id"])
         if other is None and number in used:
-            report.harmful.append(f"category id {number} ({name}) is not in {classes_from}")
+            report.harmful.append(f"category id {number} ({name}) is not in {classes_from.path}")
         elif other is not None and name != other:
-            report.harmful.append(f"category id {number} is {name!r} here, but {other!r} in {classes_from}")
+            report.harmful.append(f"category id {number} is {name!r} here, but {other!r} in {classes_from.path}")
     differing = len({entry["id"] for entry in document["categories"]} ^ expected.keys())
     if not differing:
         return document
@@ -256,7 +269,8 @@ def _is_four_numbers(bbox) -> bool:
 def _inside(boxes_xyxy: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
     """Which boxes have an area and lie in their image, up to rounding: bool (N,)."""
     low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
-    return ((low >= -_BORDER_PX) & (high > low) & (high <= sizes_wh + _BORDER_PX)).all(axis=1)
+    inside = (low >= -_BORDER_PX) & (high > low) & (high <= sizes_wh + _BORDER_PX)
+    return np.all(inside, axis=1)
 
 
 def _suspected_format(boxes: np.ndarray, sizes_wh: np.ndarray) -> tuple[int, str] | None:
@@ -285,7 +299,7 @@ def _with_repaired_boxes(
     low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
     no_area = (boxes_xywh[:, 2:] <= 0).any(axis=1)
     outside = ~no_area & ((high <= 0) | (low >= sizes_wh)).any(axis=1)
-    beyond = ~no_area & ~outside & ((low < -_BORDER_PX) | (high > sizes_wh + _BORDER_PX)).any(axis=1)
+    beyond = ~no_area & ~outside & np.any((low < -_BORDER_PX) | (high > sizes_wh + _BORDER_PX), axis=1)
     for what, which in (
         ("boxes without area skipped", no_area),
         ("boxes outside their image skipped", outside),

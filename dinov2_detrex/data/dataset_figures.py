@@ -5,17 +5,15 @@ matplotlib (`pip install "dinov2_detrex[plot]"`), the rest does not.
 """
 
 import itertools
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig
 from PIL import Image
 
-from dinov2_detrex.data.check import DatasetReport, check_coco_dataset
+from dinov2_detrex.data.check import DatasetReport, check_source
 from dinov2_detrex.data.dataset_statistics import (
     LARGE_PX,
     SMALL_PX,
@@ -23,7 +21,9 @@ from dinov2_detrex.data.dataset_statistics import (
     collect_statistics,
     describe_statistics,
 )
-from dinov2_detrex.data.registration import require_files
+from dinov2_detrex.data.loader import Batch, Record, build_train_loader
+from dinov2_detrex.data.registration import class_names_of, source_in_config
+from dinov2_detrex.data.source import read_source
 from dinov2_detrex.data.visualization import assemble, class_colour, save_picture, tile
 from dinov2_detrex.runtime.errors import MissingPackageError
 from dinov2_detrex.runtime.files import atomic_write, write_text
@@ -31,11 +31,11 @@ from dinov2_detrex.runtime.files import atomic_write, write_text
 _MOST_CLASSES = 30  # bars in the figure
 
 
-def visualize(cfg, output_dir: str | Path, num_images: int = 16, seed: int = 0) -> bool:
+def visualize(cfg: DictConfig, output_dir: str | Path, num_images: int = 16, seed: int = 0) -> bool:
     """Report on the data of a config, and draw it.
 
     Args:
-        cfg: with `dataloader.train` and maybe `dataloader.test`, whose data sets are COCO-format JSONs.
+        cfg: with `dataloader.train` and maybe `dataloader.test`, whose data sets have a `DataSource`.
         output_dir: where the files go; it is created.
         num_images: how many augmented training images are drawn.
         seed: of the augmentation and of the order.
@@ -43,58 +43,55 @@ def visualize(cfg, output_dir: str | Path, num_images: int = 16, seed: int = 0) 
     Returns:
         False where the check found something harmful; then it is printed, and nothing is drawn.
     """
-    reports = [report for part in ("train", "test") for report in _check_part(cfg.dataloader, part)]
+    reports = [report for split in ("train", "test") for report in _check_split(cfg.dataloader, split)]
     for report in reports:
         print("\n".join([report.summary(), *(f"  error: {finding}" for finding in report.harmful)]))
     if any(report.harmful for report in reports):
         return False
     folder = Path(output_dir)
     records = instantiate(cfg.dataloader.train.dataset)
-    names = MetadataCatalog.get(cfg.dataloader.train.dataset.names).thing_classes
+    names = class_names_of(cfg.dataloader.train.dataset.names)
     statistics = collect_statistics(records, names)
     text = describe_statistics(statistics)
     print(text)
     write_text(folder / "statistics.txt", text + "\n")
     draw_statistics(statistics, folder / "statistics.png")
-    draw_augmented(_seeded_batches(cfg, seed), names, folder / "augmented.png", num_images, _channel_order(cfg))
+    batches = _batches(cfg.dataloader.train, seed)
+    draw_augmented(batches, names, folder / "augmented.png", num_images, _channel_order(cfg))
     print(f"statistics.txt, statistics.png and augmented.png are in {folder}")
     return True
 
 
-def _check_part(cfg_dataloader, part: str) -> list[DatasetReport]:
+def _check_split(cfg_dataloader: DictConfig, split: str) -> list[DatasetReport]:
     """The report on one loader's data set; none where its loader is absent or its files are unknown."""
-    dataset = cfg_dataloader[part].dataset if part in cfg_dataloader else {}
-    name, json_file, image_root = (dataset.get(key) for key in ("names", "json_file", "image_root"))
-    if json_file is None and isinstance(name, str):
-        metadata = MetadataCatalog.get(name)
-        json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    if json_file is None:
+    if split not in cfg_dataloader:
         return []
-    require_files(name, json_file, image_root)
-    options = {key: dataset.get(key) for key in ("skip_bad_images", "classes_from") if dataset.get(key)}
-    return [check_coco_dataset(json_file, image_root, **options)]
+    dataset = cfg_dataloader[split].dataset
+    source = source_in_config(dataset, dataset.names)
+    if source is None:
+        return []
+    training = dataset.get("classes_from")
+    return [check_source(source, bool(dataset.get("skip_bad_images")), read_source(training) if training else None)]
 
 
 # -------------------------------------------------------------------------------------------- augmented pictures
 
 
-def _channel_order(cfg) -> str:
+def _channel_order(cfg: DictConfig) -> str:
     mapper = cfg.dataloader.train.get("mapper") or {}
     return mapper.get("img_format") or mapper.get("image_format") or "RGB"
 
 
-def _seeded_batches(cfg, seed: int) -> Iterable[list[dict]]:
-    """The training loader, in this process and with fixed generators."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    loader = cfg.dataloader.train.copy()
-    loader.num_workers = 0
-    return instantiate(loader)
+def _batches(cfg_loader: DictConfig, seed: int) -> Iterable[Batch]:
+    """What a run with this seed trains on, from its first iteration; read in this process."""
+    cfg_loader = cfg_loader.copy()
+    if "num_workers" in cfg_loader:
+        cfg_loader.num_workers = 0
+    return build_train_loader(cfg_loader, seed=seed)
 
 
 def draw_augmented(
-    batches: Iterable[list[dict]],
+    batches: Iterable[Batch],
     class_names: Sequence[str],
     path: str | Path,
     num_images: int = 16,
@@ -117,7 +114,7 @@ def draw_augmented(
     return save_picture(assemble(rows, tile_px), path)
 
 
-def _augmented_cell(item: dict, class_names: Sequence[str], image_format: str, tile_px: int):
+def _augmented_cell(item: Record, class_names: Sequence[str], image_format: str, tile_px: int):
     pixels = item["image"].permute(1, 2, 0).numpy()  # C H W -> H W C
     pixels = pixels[:, :, ::-1] if image_format == "BGR" else pixels
     picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))

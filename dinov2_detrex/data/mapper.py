@@ -57,7 +57,9 @@ class DetrDatasetMapper:
         dataset_dict = copy.deepcopy(dataset_dict)
         pixels = read_image(dataset_dict["file_name"], self.img_format)
         _check_size(dataset_dict, pixels)
-        pixels, transforms = T.apply_transform_gens(self._choose_augmentation(), pixels)
+        augmented = T.AugInput(pixels)
+        transforms = augmented.apply_augmentations(self._choose_augmentation())
+        pixels = np.asarray(augmented.image)
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # H W C -> C H W
 
         if not self.is_train:

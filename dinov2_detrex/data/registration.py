@@ -1,4 +1,4 @@
-"""How a config names its data: a COCO-format JSON and an image folder become a registered detectron2 data set.
+"""How a config names its data: annotations and an image folder become a registered detectron2 data set.
 
     dataset=L(coco_dataset_dicts)(names="my_train", json_file="my/train.json", image_root="my/images")
 
@@ -11,57 +11,61 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
+from torch.utils.data import Dataset
 
-from dinov2_detrex.data.check import check_coco_dataset
+from dinov2_detrex.data.check import check_source
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
+from dinov2_detrex.data.source import DataSource, Document, expanded, read_source
 from dinov2_detrex.runtime.files import atomic_write
 
-CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
-
 logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
 
 
 def coco_dataset_dicts(
     names: str,
-    json_file: str | os.PathLike | None = None,
-    image_root: str | os.PathLike | None = None,
+    json_file: PathLike | None = None,
+    image_root: PathLike | None = None,
     filter_empty: bool = True,
     check: bool = False,
     skip_bad_images: bool = False,
-    classes_from: str | os.PathLike | None = None,
-) -> list[dict]:
-    """Register a COCO-format data set under `names`, if it is not yet, and return its records.
+    classes_from: PathLike | None = None,
+    if_missing: str = "",
+) -> list[dict[str, Any]] | Dataset[Any]:
+    """Register a data set under `names`, if it is not yet, and return its records.
 
     Args:
         names: the data set's name, as `dataloader.evaluator.dataset_name` refers to it.
-        json_file: its instances JSON; None for a name that detectron2 or the caller has registered.
-        image_root: the folder that its file names are relative to; None likewise.
+        json_file: its instances JSON, or the annotations of another known format (`data/formats/`); None for a name
+            that detectron2 or the caller has registered.
+        image_root: the folder that its file names are relative to; None likewise, or where the format says it.
         filter_empty: leave out images without an object that is not a crowd; False for evaluation.
-        check: look for what is wrong with the data first, see `check_coco_dataset`. What is harmless is repaired, in a
+        check: look for what is wrong with the data first, see `check_source`. What is harmless is repaired, in a
             copy of the JSON that training and evaluation then use, and one log line counts it.
         skip_bad_images: with `check`, leave out images that are missing, unreadable or of another size.
-        classes_from: with `check`, the JSON of the training data, whose classes this data set must have.
+        classes_from: with `check`, the annotations of the training data, whose classes this data set must have.
+        if_missing: what to do where the files are not there, e.g. "make it with `...`", for the error.
 
     Returns:
-        data set dicts with contiguous category ids, sorted by image id.
+        data set dicts with contiguous category ids, sorted by image id; a torch data set that the caller registered
+        under the name as it is.
 
     Raises:
-        DatasetNotFoundError: the JSON or the folder is not there; one line with what was expected where.
+        DatasetNotFoundError: the annotations or the folder are not there; one line with what was expected where.
         DatasetError: `check` found something harmful; one line with the file and the id.
         KeyError: no paths are given and the name is not registered.
     """
-    if json_file is None and image_root is None:
-        metadata = MetadataCatalog.get(names) if names in DatasetCatalog.list() else None
-        json_file, image_root = getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
-    if json_file is not None or image_root is not None:
-        json_file, image_root = _expanded(json_file), _expanded(image_root)
-        json_file = usable_json(names, json_file, image_root, check, skip_bad_images, classes_from)
-        register(names, json_file, image_root)
+    source = find_source(names, json_file, image_root, if_missing)
+    if source is not None:
+        register(names, usable_source(source, check, skip_bad_images, classes_from))
     return get_detection_dataset_dicts(names=names, filter_empty=filter_empty)
 
 
@@ -70,88 +74,110 @@ def class_names_of(dataset_name: str) -> list[str]:
     return list(getattr(MetadataCatalog.get(dataset_name), "thing_classes", []))
 
 
-def usable_json(
-    name: str,
-    json_file: str | os.PathLike,
-    image_root: str | os.PathLike,
-    check: bool = False,
-    skip_bad_images: bool = False,
-    classes_from: str | os.PathLike | None = None,
-) -> str | os.PathLike:
-    """The JSON to load: the given one, or a repaired copy of it; see `coco_dataset_dicts` for arguments and errors.
+# ------------------------------------------------------------------------------------------ from a name to a source
 
-    A file is checked once as long as it stays the same, so a run can ask for all its data sets before the first step.
+
+def find_source(
+    name: str, path: PathLike | None = None, image_root: PathLike | None = None, if_missing: str = ""
+) -> DataSource | None:
+    """The source of a data set: at the paths, or where it is registered without them.
+
+    Returns:
+        None for a name that is not registered, or without files on this machine (an URL, or records made by code).
+
+    Raises:
+        DatasetNotFoundError: its files are not there; one line that says what to do.
+        DatasetError: one of the paths is missing, or the file is of no known format.
     """
-    json_file, image_root = _expanded(json_file), _expanded(image_root)
-    require_files(name, json_file, image_root)
-    if not check:
-        return json_file
-    stat = os.stat(json_file)
-    options = (bool(skip_bad_images), _expanded(classes_from))
-    return _check_once(json_file, image_root, *options, stat.st_mtime_ns, stat.st_size)
+    if path is None and image_root is None:
+        path, image_root = registered_paths(name)
+        if not path or "://" in f"{path}{image_root}":
+            return None
+    path, image_root = expanded(path), expanded(image_root)
+    if path is not None:
+        _require_files(name, path, image_root, if_missing)
+        source = read_source(path, image_root)
+        if source.image_root is not None:
+            return source
+    raise DatasetError(f"data set {name!r}: json_file={path!r}, image_root={image_root!r}; both are needed")
 
 
-def _expanded(path: str | os.PathLike | None) -> str | None:
-    """With `~` as the home folder, which a shell leaves as it is in `data.train.json=~/my.json`."""
-    return None if path is None else os.path.expanduser(os.fspath(path))
+def source_in_config(cfg_dataset: Mapping[str, Any], name: str) -> DataSource | None:
+    """`find_source` for one of the names that the `dataset` of a config's loader reads."""
+    paths = cfg_dataset.get("json_file"), cfg_dataset.get("image_root")
+    return find_source(name, *paths, if_missing=cfg_dataset.get("if_missing") or "")
+
+
+def registered_paths(name: str) -> tuple[str | None, str | None]:
+    """(annotations, image folder) that detectron2 knows of a name; None for what it does not."""
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else None
+    return getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
+
+
+def _require_files(name: str, path: str, image_root: str | None, if_missing: str) -> None:
+    missing = [] if os.path.exists(path) else [path]
+    missing += [image_root] if image_root and not os.path.isdir(image_root) else []
+    if missing:
+        advice = if_missing or f"needed are the annotations {path} and the image folder {image_root}"
+        where = f"; {_where_data_sets_lie()}" if Path(path).is_relative_to(datasets_root()) else ""
+        raise DatasetNotFoundError(f"data set {name!r}: {' and '.join(missing)} not found; {advice}{where}")
+
+
+def _where_data_sets_lie() -> str:
+    root = datasets_root()
+    setting = f"is {root}" if os.environ.get("DETECTRON2_DATASETS") else f"is not set, so it is {root.resolve()}"
+    return f"the folder of data sets, DETECTRON2_DATASETS, {setting}"
+
+
+# ------------------------------------------------------------------------------- from a source to what can be trained
+
+
+def usable_source(
+    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: PathLike | None = None
+) -> DataSource:
+    """The source to load, with a `json_file`: the given one, or one of a repaired or converted copy in the cache.
+
+    See `coco_dataset_dicts` for arguments and errors. A source is checked once as long as its files stay the same, so
+    a run can ask for all its data sets before the first step.
+    """
+    if check:
+        return _check_once(source, bool(skip_bad_images), None if classes_from is None else read_source(classes_from))
+    return source if source.json_file else _written(source, source.load())
 
 
 @functools.lru_cache(maxsize=16)
-def _check_once(json_file: str, image_root: str, skip_bad_images: bool, classes_from: str | None, *_stat) -> str:
-    report = check_coco_dataset(json_file, image_root, skip_bad_images, classes_from)
+def _check_once(source: DataSource, skip_bad_images: bool, classes_from: DataSource | None) -> DataSource:
+    report = check_source(source, skip_bad_images, classes_from)
     report.raise_if_harmful()
-    if not report.harmless:
+    if source.json_file and not report.harmless:
         logger.info(report.summary())
-        return json_file
-    repaired = _write_once(report.repaired, Path(json_file).stem)
-    logger.warning("%s; used is the repaired copy %s", report.summary(), repaired)
-    return str(repaired)
+        return source
+    repaired = _written(source, report.repaired)
+    log = logger.warning if report.harmless else logger.info
+    log("%s; used is the %s copy %s", report.summary(), "repaired" if report.harmless else "converted", repaired.path)
+    return repaired
 
 
-def _write_once(document: dict, stem: str) -> Path:
+def _written(source: DataSource, document: Document) -> DataSource:
     """The document as a file of the user's cache, named by its content; many processes may call this at once."""
     text = json.dumps(document).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
-    path = folder / f"{stem}-{hashlib.sha256(text).hexdigest()[:16]}.json"
+    path = folder / f"{Path(source.path).stem}-{hashlib.sha256(text).hexdigest()[:16]}.json"
     if not path.is_file():
         with atomic_write(path) as file:
             file.write(text)
-    return path
+    return read_source(path, source.image_root)
 
 
-def register(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
-    """Register a COCO-format data set; a name that stood for other files stands for these from now on."""
-    paths = {"json_file": os.fspath(json_file), "image_root": os.fspath(image_root)}
+def register(name: str, source: DataSource) -> None:
+    """Register a source with a `json_file`; a name that stood for other files stands for these from here on."""
+    json_file, image_root = source.json_file, source.image_root
+    if json_file is None or image_root is None:
+        raise ValueError(f"{source.path}: without a JSON ({json_file}) and an image folder ({image_root})")
     if name in DatasetCatalog.list():
-        registered = MetadataCatalog.get(name)
-        if all(getattr(registered, key, None) == value for key, value in paths.items()):
+        if registered_paths(name) == (json_file, image_root):
             return
-        logger.warning("data set %r now stands for %s", name, paths["json_file"])
+        logger.warning("data set %r stands for %s from here on", name, json_file)
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    register_coco_instances(name, {}, **paths)
-
-
-def require_files(name: str, json_file: str | os.PathLike, image_root: str | os.PathLike) -> None:
-    """Raise DatasetNotFoundError, in one line that says what to do, unless the JSON and the image folder are there."""
-    if not json_file or not image_root:
-        raise DatasetError(f"data set {name!r}: json_file={json_file!r}, image_root={image_root!r}; both are needed")
-    missing = [path for path, there in ((json_file, os.path.isfile), (image_root, os.path.isdir)) if not there(path)]
-    if missing:
-        found = " and ".join(os.fspath(path) for path in missing)
-        raise DatasetNotFoundError(f"data set {name!r}: {found} not found; {_what_to_do(name, json_file, image_root)}")
-
-
-def _what_to_do(name: str, json_file, image_root) -> str:
-    """The half of the message that helps: where such files are looked for, and what makes or names them."""
-    root = datasets_root()
-    advice = f"needed are the annotations {json_file} and the image folder {image_root}"
-    if name.startswith("shapes_"):
-        advice = "make it with `python -m dinov2_detrex.data.shapes`"
-    if name.startswith("custom_"):
-        split = name.removeprefix("custom_")
-        advice = f"name yours with data.{split}.json=FILE data.{split}.images=FOLDER"
-    if not Path(json_file).is_relative_to(root):
-        return advice
-    setting = f"is {root}" if os.environ.get("DETECTRON2_DATASETS") else f"is not set, so it is {root.resolve()}"
-    return f"{advice}; the folder of data sets, DETECTRON2_DATASETS, {setting}"
+    register_coco_instances(name, {}, json_file, image_root)

@@ -20,8 +20,8 @@ _PAPER, _INK = (255, 255, 255), (30, 30, 30)
 
 def class_colour(index: int) -> tuple[int, int, int]:
     """A bright RGB colour; neighbouring class indices differ by the golden ratio of the hue circle."""
-    rgb = colorsys.hsv_to_rgb((0.05 + 0.618034 * index) % 1.0, 0.65, 1.0)
-    return tuple(round(255 * value) for value in rgb)
+    red, green, blue = colorsys.hsv_to_rgb((0.05 + 0.618034 * index) % 1.0, 0.65, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _font(size_px: int):

@@ -1,45 +1,56 @@
 """Are the data sets of a config there, and sound? Asked before the model is built, and answered in one line."""
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from collections.abc import Sequence
+from typing import Any
 
-from dinov2_detrex.data.classes import class_names_by_id
-from dinov2_detrex.data.registration import CHECK_OPTIONS, class_names_of, usable_json
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
+
+from dinov2_detrex.data.registration import class_names_of, coco_dataset_dicts, source_in_config, usable_source
 from dinov2_detrex.runtime.errors import UserError, nearest_names
 
+CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
 
-def check_datasets(cfg_dataloader, parts=("train", "test")) -> None:
+
+def check_datasets(cfg_dataloader: DictConfig, splits: Sequence[str] = ("train", "test")) -> None:
     """Look for the files of the data sets that the loaders name, and check the data where the config asks for it.
+
+    A name that is not registered is left to a `dataset` of the user's own, which may register it.
 
     Raises:
         DatasetError: naming the data set, and what is missing or wrong.
-        UserError: the name is not registered.
+        UserError: the name is not registered, and nothing in the config registers it.
     """
-    for part in parts:
-        loader = cfg_dataloader.get(part)
+    for split in splits:
+        loader = cfg_dataloader.get(split)
         for name in dataset_names(loader):
-            json_file, image_root = _files(name, loader.dataset)
-            if json_file and image_root and "://" not in f"{json_file}{image_root}":
-                options = {key: loader.dataset[key] for key in CHECK_OPTIONS if key in loader.dataset}
-                usable_json(name, json_file, image_root, **options)
+            source = source_in_config(loader.dataset, name)
+            if source is not None:
+                usable_source(source, **{key: loader.dataset[key] for key in CHECK_OPTIONS if key in loader.dataset})
+            elif name not in DatasetCatalog.list() and _reads_registered_names(loader.dataset):
+                near = nearest_names(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
+                raise UserError(f"data set {name!r} is not registered; registered are e.g. {', '.join(near[:5])}")
 
 
-def dataset_names(cfg_loader) -> list[str]:
+def dataset_names(cfg_loader: DictConfig | None) -> list[str]:
     """The registered names a loader reads; [] where its `dataset` is something else."""
-    dataset = cfg_loader.get("dataset") if cfg_loader is not None else None
-    names = dataset.get("names") if hasattr(dataset, "get") else None
+    dataset = None if cfg_loader is None else cfg_loader.get("dataset")
+    names = dataset.get("names") if isinstance(dataset, DictConfig) else None
     return [names] if isinstance(names, str) else [name for name in names or [] if isinstance(name, str)]
 
 
-def class_names(cfg_loader) -> list[str]:
+def class_names(cfg_loader: DictConfig) -> list[str]:
     """Class names of the loader's first data set by contiguous index, before it is loaded; [] where it has none."""
     names = dataset_names(cfg_loader)
     if not names:
         return []
-    json_file = cfg_loader.dataset.get("json_file")
-    return list(class_names_by_id(json_file).values()) if json_file else class_names_of(names[0])
+    given = cfg_loader.dataset.get("json_file") is not None  # what is registered under the name may be other files
+    source = source_in_config(cfg_loader.dataset, names[0]) if given else None
+    return class_names_of(names[0]) if source is None else list(source.classes.values())
 
 
-def dataset_metadata(cfg_loader) -> dict:
+def dataset_metadata(cfg_loader: DictConfig) -> dict[str, Any]:
     """Class names and ids of the loader's first data set, plain enough for a checkpoint; {} where it has none."""
     names = dataset_names(cfg_loader)
     metadata = MetadataCatalog.get(names[0]).as_dict() if names else {}
@@ -49,12 +60,7 @@ def dataset_metadata(cfg_loader) -> dict:
     return {"thing_classes": list(metadata["thing_classes"]), "thing_dataset_id_to_contiguous_id": ids}
 
 
-def _files(name: str, cfg_dataset) -> tuple[str | None, str | None]:
-    """Annotation file and image folder: from the config, or as registered."""
-    if cfg_dataset.get("json_file") is not None or cfg_dataset.get("image_root") is not None:
-        return cfg_dataset.get("json_file"), cfg_dataset.get("image_root")
-    if name not in DatasetCatalog.list():
-        near = nearest_names(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
-        raise UserError(f"data set {name!r} is not registered; registered are e.g. {', '.join(near[:5])}")
-    metadata = MetadataCatalog.get(name)
-    return getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
+def _reads_registered_names(cfg_dataset: DictConfig) -> bool:
+    """True for the two functions that take a name from detectron2's catalog, given as such or by a dotted name."""
+    target = cfg_dataset.get("_target_")
+    return (locate(target) if isinstance(target, str) else target) in (get_detection_dataset_dicts, coco_dataset_dicts)

@@ -11,11 +11,11 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from dinov2_detrex.data.loader import build_train_loader
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
-from dinov2_detrex.training.data_order import build_train_loader
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged
@@ -221,7 +221,7 @@ def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Tra
             start_iter=start_iter,
             rank=comm.get_rank(),
             num_processes=comm.get_world_size(),
-            parts=options.accumulate.steps,
+            micro_batches=options.accumulate.steps,
         )
     return Trainer(
         model,

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dinov2_detrex.config import get_config, recipes_dir
+from dinov2_detrex.data.loader import name_own_loader
 from dinov2_detrex.env import describe
 from dinov2_detrex.runtime.errors import UsageError, UserError, nearest_names
 
@@ -47,6 +48,8 @@ def _recipes() -> list[Path]:
 def load_config(path: Path) -> DictConfig:
     """Load a training config; keys that its `train` section lacks come from configs/common/train.py.
 
+    detectron2's training loader becomes this project's, whose order is resumed.
+
     Raises:
         UsageError: it is no training config.
     """
@@ -59,6 +62,8 @@ def load_config(path: Path) -> DictConfig:
     if missing:
         raise UsageError(f"config file {path} is no training config: it defines no {', '.join(missing)}")
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
+    if "train" in cfg.dataloader:
+        name_own_loader(cfg.dataloader.train)
     return cfg
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.config import LazyConfig
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from dinov2_detrex.config import recipes_dir
-from dinov2_detrex.data import coco_dataset_dicts
+from dinov2_detrex.data import coco_dataset_dicts, dataset_figures
 from dinov2_detrex.data.dataset_figures import draw_augmented, draw_statistics, visualize
 from dinov2_detrex.data.dataset_statistics import collect_statistics, describe_statistics
+from dinov2_detrex.data.loader import build_train_loader
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_data.py"
 CONFIG = "projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py"
@@ -100,6 +102,18 @@ def test_own_data_are_drawn_and_described(mixed, tmp_path, capsys):
     assert printed.count("nothing to complain of") == 2 and "4 images, 1 without objects" in printed
     names = [path.name for path in sorted((tmp_path / "drawn").iterdir())]
     assert names == ["augmented.png", "statistics.png", "statistics.txt"]
+
+
+def test_drawn_is_what_a_run_of_the_same_seed_trains_on_first(mixed, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(dataset_figures, "draw_augmented", lambda batches, *rest: drawn.append(next(iter(batches))))
+    cfg = load_recipe(mixed)
+    cfg.dataloader.train.total_batch_size = 2
+    visualize(cfg, tmp_path / "drawn", seed=5)
+    (batch,) = drawn
+    trained = next(iter(build_train_loader(cfg.dataloader.train, seed=5)))
+    assert [item["file_name"] for item in batch] == [item["file_name"] for item in trained]
+    assert all(torch.equal(item["image"], other["image"]) for item, other in zip(batch, trained))
 
 
 def test_all_errors_are_printed_and_nothing_is_drawn(mixed, tmp_path, capsys):

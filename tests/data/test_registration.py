@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from omegaconf import OmegaConf
 
+from dinov2_detrex import get_config
 from dinov2_detrex.data import (
     DatasetError,
     class_names_by_id,
@@ -84,7 +85,7 @@ def test_missing_files_are_one_line_that_names_them(sound_coco, missing):
 def test_missing_shapes_name_the_command_that_makes_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(FileNotFoundError) as caught:
-        coco_dataset_dicts("shapes_train", str(tmp_path / "shapes/a.json"), str(tmp_path / "shapes/train"))
+        instantiate(get_config("common/data/shapes.py").dataloader.train.dataset)
     assert "python -m dinov2_detrex.data.shapes" in str(caught.value)
     assert f"DETECTRON2_DATASETS, is {tmp_path}" in str(caught.value)
 

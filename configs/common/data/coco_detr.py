@@ -6,10 +6,10 @@ are fractions of one: `dataloader.image.size`, the largest short side in pixels.
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.evaluation import COCOEvaluator
 
-from dinov2_detrex.data import DetrDatasetMapper
+from dinov2_detrex.data import DetrDatasetMapper, TrainLoader
 
 _IMAGE = "${.....image"  # from the argument of an augmentation in a mapper's list
 _ITEM = "${......image"  # from an element of such an argument
@@ -25,7 +25,7 @@ dataloader = dict(
         short_sides="${short_sides:${.size}}",  # 480, 512, ..., 800
         max_size="${scaled:${.size},1.66625}",  # 1333
     ),
-    train=L(build_detection_train_loader)(
+    train=L(TrainLoader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DetrDatasetMapper)(
             augmentation=[L(T.RandomFlip)(), _resize(_IMAGE + ".short_sides}")],

@@ -2,10 +2,10 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator
 
-from dinov2_detrex.data import DetrDatasetMapper, coco_dataset_dicts, datasets_root
+from dinov2_detrex.data import DetrDatasetMapper, TrainLoader, coco_dataset_dicts, datasets_root
 
 _root = datasets_root() / "shapes"
 
@@ -16,6 +16,7 @@ def _split(name, filter_empty):
         json_file=str(_root / "annotations" / f"instances_{name}.json"),
         image_root=str(_root / name),
         filter_empty=filter_empty,
+        if_missing="make it with `python -m dinov2_detrex.data.shapes`",
     )
 
 
@@ -30,7 +31,7 @@ def _mapper(augmentation, is_train):
 
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(TrainLoader)(
         dataset=_split("train", filter_empty=True),
         mapper=_mapper([L(T.RandomFlip)()], is_train=True),
         total_batch_size=16,

@@ -27,6 +27,7 @@ dataloader.train.dataset = L(coco_dataset_dicts)(
     image_root="${data.train.images}",
     filter_empty=False,  # images without objects teach what is background
     check=True,
+    if_missing="name yours with data.train.json=FILE data.train.images=FOLDER",
     skip_bad_images=False,  # True leaves out images that are missing, unreadable or of another size
 )
 dataloader.test.dataset = L(coco_dataset_dicts)(
@@ -35,6 +36,7 @@ dataloader.test.dataset = L(coco_dataset_dicts)(
     image_root="${data.val.images}",
     filter_empty=False,
     check=True,
+    if_missing="name yours with data.val.json=FILE data.val.images=FOLDER",
     skip_bad_images="${dataloader.train.dataset.skip_bad_images}",
     classes_from="${data.train.json}",  # the same classes in the same order
 )

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import IterableDataset
 
+from dinov2_detrex.data import TrainLoader
+from dinov2_detrex.data.loader import GroupSampler, build_train_loader, grouped, name_own_loader, shuffled_stream
 from dinov2_detrex.runtime.errors import UsageError
-from dinov2_detrex.training.data_order import GroupSampler, build_train_loader, grouped, shuffled_stream
 
 
 def records(count=13):
@@ -32,7 +35,7 @@ def noisy(record):
 
 
 def loader_config(**changes):
-    return L(build_detection_train_loader)(
+    return L(TrainLoader)(
         **({"dataset": L(records)(count=13), "mapper": noisy, "total_batch_size": 4, "num_workers": 0} | changes)
     )
 
@@ -76,16 +79,15 @@ def test_the_loader_leaves_the_generators_of_the_process_alone():
     assert (np.random.rand(), random.random()) == expected[1:]
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_processes_and_parts_share_out_the_batch_of_one_process(parts):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_processes_and_micro_batches_share_out_the_batch_of_one_process(micro_batches):
     cfg = loader_config(aspect_ratio_grouping=False)
     whole = take(build_train_loader(cfg, seed=3), 6)
-    shares = [
-        take(build_train_loader(cfg, seed=3, rank=rank, num_processes=2, parts=parts), 6 * parts) for rank in range(2)
-    ]
+    options = {"seed": 3, "num_processes": 2, "micro_batches": micro_batches}
+    shares = [take(build_train_loader(cfg, rank=rank, **options), 6 * micro_batches) for rank in range(2)]
     joint = []
-    for i in range(6):
-        joint.append([image for share in shares for part in share[i * parts : (i + 1) * parts] for image in part])
+    for i in range(0, 6 * micro_batches, micro_batches):
+        joint.append([image for share in shares for batch in share[i : i + micro_batches] for image in batch])
     assert joint == whole
 
 
@@ -170,3 +172,58 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_the_numbers():
 def test_an_unknown_keyword_of_the_loader_is_refused():
     with pytest.raises(UsageError, match="num_wokers"):
         build_train_loader(loader_config(num_wokers=2), seed=3)
+
+
+# ------------------------------------------------------------------------------------------- what the config may name
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        build_detection_train_loader,
+        "detectron2.data.build_detection_train_loader",
+        "detectron2.data.build.build_detection_train_loader",
+    ],
+)
+def test_a_config_that_names_detectron2s_loader_has_the_order_of_one_that_names_ours(target):
+    expected = take(build_train_loader(loader_config(), seed=3), 6)
+    cfg = loader_config()
+    cfg._target_ = target
+    name_own_loader(cfg)
+    assert take(build_train_loader(cfg, seed=3), 6) == expected
+    assert take(build_train_loader(cfg, seed=3, start_iter=2), 4) == expected[2:]
+    assert cfg._target_ == "dinov2_detrex.data.TrainLoader"
+
+
+def test_the_loader_iterated_by_itself_has_the_order_of_its_seed():
+    assert take(instantiate(loader_config(seed=3)), 6) == take(build_train_loader(loader_config(), seed=3), 6)
+
+
+def batches_of_two(images):
+    return [[{"image_id": 2 * i, "noise": 0}, {"image_id": 2 * i + 1, "noise": 0}] for i in range(images // 2)]
+
+
+class NumbersForever(IterableDataset):
+    def __iter__(self):
+        yield from ({"image_id": n, "noise": 0, "width": 9, "height": 5} for n in itertools.count())
+
+
+FOREIGN = {
+    "batches_of_two": L(batches_of_two)(images=6),
+    "iterable": loader_config(dataset=L(NumbersForever)(), mapper=None, total_batch_size=2),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_data_in_an_order_of_their_own_are_taken_as_they_come_with_one_warning(name, caplog):
+    with caplog.at_level("WARNING", logger="dinov2_detrex"):
+        batches = take(build_train_loader(FOREIGN[name], seed=3), 3)
+    assert batches == [[(0, 0), (1, 0)], [(2, 0), (3, 0)], [(4, 0), (5, 0)]]
+    (record,) = [record for record in caplog.records if record.name.startswith("dinov2_detrex")]
+    assert name in record.getMessage() and "resumed" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_batches_that_cannot_be_divided_are_not_accumulated(name):
+    with pytest.raises(UsageError, match=f"train.accumulate.steps=2.*{name}.*TrainLoader"):
+        build_train_loader(FOREIGN[name], seed=3, micro_batches=2)
