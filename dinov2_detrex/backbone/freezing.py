@@ -7,11 +7,12 @@ blocks, or everything. So it keeps no activations for the backward pass.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-AFTER_THE_BLOCKS = ("norm", "fc_norm", "head", "head_drop", "attn_pool")
+from dinov2_detrex.backbone.vit_families import PlainViT, family_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FrozenPart:
     blocks: int = 0
 
 
-def parse_freeze(freeze: bool | int | str | None, vit: nn.Module | None) -> FrozenPart:
+def parse_freeze(freeze: bool | int | str | None, vit: PlainViT | None) -> FrozenPart:
     """Read the `freeze` argument.
 
     Args:
@@ -37,38 +38,39 @@ def parse_freeze(freeze: bool | int | str | None, vit: nn.Module | None) -> Froz
     """
     if freeze is None or isinstance(freeze, bool) or freeze == 0:
         return FrozenPart(everything=freeze is True)
-    if freeze != "embed" and not (isinstance(freeze, int) and freeze > 0):
+    if not (freeze == "embed" or (isinstance(freeze, int) and freeze > 0)):
         raise ValueError(f'freeze={freeze!r}: give True, False, a number of blocks, or "embed"')
     if vit is None:
         raise ValueError(f"freeze={freeze!r} freezes a part of a plain ViT; this model takes True or False")
-    if freeze == "embed":
+    if isinstance(freeze, str):
         return FrozenPart(embed=True)
     if freeze > len(vit.blocks):
         raise ValueError(f"freeze={freeze}: the model has {len(vit.blocks)} blocks up to the last one it returns")
     return FrozenPart(embed=True, blocks=freeze)
 
 
-def frozen_modules(model: nn.Module, vit: nn.Module | None, part: FrozenPart) -> Iterator[nn.Module]:
+def frozen_modules(model: nn.Module, vit: PlainViT | None, part: FrozenPart) -> Iterator[nn.Module]:
     """The modules that stay in evaluation mode."""
     if part.everything:
         yield model
-    elif part.blocks:
-        yield from (child for name, child in vit.named_children() if name not in ("blocks", *AFTER_THE_BLOCKS))
+    elif vit is not None and part.blocks:
+        others = ("blocks", *family_of(vit).after_blocks)
+        yield from (child for name, child in vit.named_children() if name not in others)
         yield from vit.blocks[: part.blocks]
-    elif part.embed:
+    elif vit is not None and part.embed:
         yield vit.patch_embed
 
 
-def frozen_parameters(model: nn.Module, vit: nn.Module | None, part: FrozenPart) -> Iterator[nn.Parameter]:
+def frozen_parameters(model: nn.Module, vit: PlainViT | None, part: FrozenPart) -> Iterator[nn.Parameter]:
     """The parameters that take no gradient: those of the frozen modules, and the embeddings beside them."""
     for module in frozen_modules(model, vit, part):
         yield from module.parameters()
-    if part.blocks:
+    if vit is not None and part.blocks:
         yield from vit.parameters(recurse=False)  # class and register tokens, positions
-    elif part.embed and vit.pos_embed is not None:
+    elif vit is not None and part.embed and vit.pos_embed is not None:
         yield vit.pos_embed
 
 
-def gradient_unless(frozen: bool) -> AbstractContextManager:
+def gradient_unless(frozen: bool) -> AbstractContextManager[Any]:
     """Context without gradients where `frozen`, else as outside."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and not frozen)

@@ -6,6 +6,8 @@ rate. The objects here are called with a parameter's full name and go to `optimi
 
 import re
 
+from dinov2_detrex.backbone.vit_families import FAMILIES
+
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
     """detectron2's rule, for configs that name it: `lr_decay_rate ** (num_layers + 1 - layer)`.
@@ -40,7 +42,7 @@ class BackboneLrFactor:
         marker: what the name of a parameter of the ViT contains; `TimmBackbone` holds its model as `timm_model`.
     """
 
-    FIRST_LAYER = ("patch_embed", "pos_embed", "cls_token", "reg_token", "dist_token", "mask_token", "norm_pre", "rope")
+    FIRST_LAYER = frozenset(name for family in FAMILIES for name in family.before_blocks)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from dinov2_detrex.backbone.timm_factory import architecture
-from dinov2_detrex.backbone.vit import is_plain_vit
+from dinov2_detrex.backbone.vit_families import as_plain_vit
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,10 @@ def native_vit(model_name: str) -> NativeViT | None:
     if not timm.is_model(architecture(model_name)):
         return None
     with torch.device("meta"):
-        model = timm.create_model(architecture(model_name))
-    if not is_plain_vit(model):
+        vit = as_plain_vit(timm.create_model(architecture(model_name)))
+    if vit is None:
         return None
-    embed = model.patch_embed
-    return NativeViT(tuple(embed.patch_size), tuple(embed.grid_size), len(model.blocks))
+    return NativeViT(vit.patch_embed.patch_size, vit.patch_embed.grid_size, len(vit.blocks))
 
 
 def img_size_of_native_grid(model_name: str, patch_size: int | None) -> int | tuple[int, int] | None:

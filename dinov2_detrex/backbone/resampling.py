@@ -5,15 +5,16 @@ resized patch, or the plain bicubic resize of EVA's script (github.com/baaivisio
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_patch_embed
+from timm.layers.patch_embed import resample_patch_embed
 from timm.models import adapt_input_conv
-from torch import nn
 
 from dinov2_detrex.backbone.position import resample_pos_embed
+from dinov2_detrex.backbone.vit_families import PlainViT
 from dinov2_detrex.backbone.weight_files import WeightsError
 
 METHODS = ("pi", "bicubic")
@@ -57,7 +58,7 @@ class Fit:
 
 
 def fit_to_vit(
-    state: dict[str, torch.Tensor], vit: nn.Module, source: str, patch_resample: str, pos_mode: str, same_grid: bool
+    state: dict[str, torch.Tensor], vit: PlainViT, source: str, patch_resample: str, pos_mode: str, same_grid: bool
 ) -> Fit:
     """Fit kernel, positions and input channels of `state` (timm's names) to the model.
 
@@ -74,10 +75,11 @@ def fit_to_vit(
     """
     state = dict(state)
     kernel = state["patch_embed.proj.weight"]
-    fit = Fit(state, patch_hw=tuple(kernel.shape[-2:]))
+    height, width = kernel.shape[-2:]
+    fit = Fit(state, patch_hw=(height, width))
     _fit_positions(fit, vit, source, pos_mode, same_grid)
     kernel = resample_kernel(kernel, vit.patch_embed.patch_size, patch_resample)
-    if fit.patch_hw != tuple(vit.patch_embed.patch_size):
+    if fit.patch_hw != vit.patch_embed.patch_size:
         fit.changes.append(f"patch {times(fit.patch_hw)} -> {times(vit.patch_embed.patch_size)} ({patch_resample})")
     channels = vit.patch_embed.proj.in_channels
     if kernel.shape[1] == 3 and channels != 3:
@@ -87,31 +89,31 @@ def fit_to_vit(
     return fit
 
 
-def _fit_positions(fit: Fit, vit: nn.Module, source: str, pos_mode: str, same_grid: bool) -> None:
+def _fit_positions(fit: Fit, vit: PlainViT, source: str, pos_mode: str, same_grid: bool) -> None:
     """Move class positions where the model has none of its own, then resize the grid."""
     positions = fit.state.get("pos_embed")
     if positions is None or vit.pos_embed is None:
         return
     num_prefix = 0 if getattr(vit, "no_embed_class", False) else vit.num_prefix_tokens
-    model_hw = tuple(vit.patch_embed.grid_size)
+    model_hw = vit.patch_embed.grid_size
     if num_prefix == 0 and "cls_token" in fit.state and _is_square(positions.shape[1] - 1):
         # the model adds no position to its class token, so the stored one goes into the token
         fit.state["cls_token"] = fit.state["cls_token"] + positions[:, :1]
         positions = positions[:, 1:]
     count = positions.shape[1] - num_prefix
     if _is_square(count) and not (same_grid and count == math.prod(model_hw)):
-        fit.grid_hw = (math.isqrt(count),) * 2
+        grid_hw = math.isqrt(count), math.isqrt(count)
     elif count == math.prod(model_hw):
-        fit.grid_hw = model_hw
+        grid_hw = model_hw
     else:
         raise WeightsError(f"{source} has {count} positions, which is no square grid, and the model {times(model_hw)}")
-    if fit.grid_hw != model_hw:
-        positions = resample_pos_embed(positions, fit.grid_hw, model_hw, num_prefix, pos_mode)
-        fit.changes.append(f"positions {times(fit.grid_hw)} -> {times(model_hw)}" + _how_to_keep(vit, fit.grid_hw))
-    fit.state["pos_embed"] = positions
+    if grid_hw != model_hw:
+        positions = resample_pos_embed(positions, grid_hw, model_hw, num_prefix, pos_mode)
+        fit.changes.append(f"positions {times(grid_hw)} -> {times(model_hw)}" + _how_to_keep(vit, grid_hw))
+    fit.grid_hw, fit.state["pos_embed"] = grid_hw, positions
 
 
-def _how_to_keep(vit: nn.Module, grid_hw: tuple[int, int]) -> str:
+def _how_to_keep(vit: PlainViT, grid_hw: tuple[int, int]) -> str:
     height, width = (n * patch for n, patch in zip(grid_hw, vit.patch_embed.patch_size))
     return f" (img_size={height if height == width else (height, width)} would keep them)"
 
@@ -120,6 +122,6 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def times(size_hw: tuple[int, int]) -> str:
+def times(size: Sequence[int]) -> str:
     """(37, 37) -> "37x37"."""
-    return "x".join(str(size) for size in size_hw)
+    return "x".join(map(str, size))

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
-from timm.layers import Format, nhwc_to
+from timm.layers.format import Format, nhwc_to
 from timm.models._features import FeatureGetterNet
-from torch import nn
 
 from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
 from dinov2_detrex.backbone.position import check_mode
@@ -21,12 +20,11 @@ from dinov2_detrex.backbone.vit import (
     embed_patches,
     grid_size,
     has_hub_positions,
-    is_plain_vit,
     prefix_tokens,
-    rope_of_block,
     run_block,
     to_feature_map,
 )
+from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
@@ -113,7 +111,7 @@ class TimmBackbone(Backbone):
             "drop_path_rate": drop_path_rate or None,
             **{name: _plain(value) for name, value in timm_kwargs.items()},
         }
-        self.timm_model = build_features(model_name, norm, **options)
+        self.timm_model: Any = build_features(model_name, norm, **options)  # of one of timm's extractor classes
         _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
         self._hub = (
             self.pos_embed_mode == "hub" and "dinov2" in architecture(model_name) and has_hub_positions(self.vit)
@@ -130,10 +128,9 @@ class TimmBackbone(Backbone):
         feature_logger.info("%s: %s", model_name, self._describe_maps())
 
     @property
-    def vit(self) -> nn.Module | None:
+    def vit(self) -> PlainViT | None:
         """The timm model behind the feature extractor where it is a plain ViT, else None."""
-        model = self.timm_model.model if isinstance(self.timm_model, FeatureGetterNet) else None
-        return model if model is not None and is_plain_vit(model) else None
+        return as_plain_vit(self.timm_model.model) if isinstance(self.timm_model, FeatureGetterNet) else None
 
     @property
     def size_divisibility(self) -> int:
@@ -195,7 +192,7 @@ class TimmBackbone(Backbone):
         of_index = dict(zip(sorted(set(self._index_of.values())), maps, strict=True))
         return {name: of_index[self._index_of[name]] for name in self._out_features}
 
-    def _vit_maps(self, vit: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _vit_maps(self, vit: PlainViT, x: torch.Tensor) -> dict[str, torch.Tensor]:
         grid_hw = grid_size(vit, x.shape[-2:])
         tokens_of = self._tokens_of_blocks(vit, x, grid_hw)
         output = {}
@@ -206,20 +203,19 @@ class TimmBackbone(Backbone):
                 output |= {f"{name}.{kind}": value for kind, value in prefix_tokens(vit, tokens).items()}
         return output
 
-    def _tokens_of_blocks(self, vit: nn.Module, x: torch.Tensor, grid_hw: tuple[int, int]) -> dict[int, torch.Tensor]:
+    def _tokens_of_blocks(self, vit: PlainViT, x: torch.Tensor, grid_hw: tuple[int, int]) -> dict[int, torch.Tensor]:
         """Block index -> tokens (B, N, C) after it, normed where asked, for the blocks that are returned."""
         with gradient_unless(self.frozen.embed):
             patches = embed_patches(vit, x)
         with gradient_unless(self.frozen.blocks > 0):
-            tokens, rope = add_positions(vit, patches, grid_hw, self._hub, frozen=self.frozen.embed)
-        wanted, kept = {self._index_of[name] for name in self._out_features}, {}
+            tokens, arguments_of = add_positions(vit, patches, grid_hw, self._hub, frozen=self.frozen.embed)
+        wanted, returned = {self._index_of[name] for name in self._out_features}, {}
         for i, block in enumerate(vit.blocks):
             with gradient_unless(i < self.frozen.blocks):
-                rope_i = rope_of_block(vit, rope, i)
-                tokens = run_block(block, tokens, rope_i, grid_hw, self._windows, self.use_act_checkpoint)
+                tokens = run_block(block, tokens, arguments_of(i), grid_hw, self._windows, self.use_act_checkpoint)
             if i in wanted:
-                kept[i] = vit.norm(tokens) if self.timm_model.norm else tokens
-        return kept
+                returned[i] = vit.norm(tokens) if self.timm_model.norm else tokens
+        return returned
 
 
 def _check_arguments(
@@ -236,7 +232,7 @@ def _check_arguments(
         raise ValueError("patch_drop_rate leaves holes in the feature map; a backbone cannot use it")
 
 
-def _check_needs_vit(vit: nn.Module | None, model_name: str, **switches: bool) -> None:
+def _check_needs_vit(vit: PlainViT | None, model_name: str, **switches: bool) -> None:
     """ValueError for switches that are on although the model is no plain ViT."""
     on = [name for name, value in switches.items() if value]
     if vit is None and on:

@@ -4,17 +4,17 @@ import difflib
 from typing import Any
 
 import timm
-from timm.models import model_entrypoint, parse_model_name
+from timm.models import get_pretrained_cfg, model_entrypoint, parse_model_name
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-DYNAMIC_FAMILIES = ("timm.models.vision_transformer", "timm.models.eva", "timm.models.deit")
+from dinov2_detrex.backbone.vit_families import ViTFamily, family_registered_in
 
 
 class NormedFeatureGetter(FeatureGetterNet):
     """timm's feature getter with the model's final norm kept and applied; the same state-dict names."""
 
-    def __init__(self, model: nn.Module, out_indices=(-1,), **kwargs):
+    def __init__(self, model: nn.Module, out_indices: int | tuple[int, ...] = (-1,), **kwargs: Any):
         super().__init__(model, out_indices=out_indices, norm=True, **kwargs)
 
 
@@ -24,15 +24,15 @@ def architecture(model_name: str) -> str:
     return model_id.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
 
 
-def takes_dynamic_size(model_name: str) -> bool:
-    """True for the timm families whose models take `dynamic_img_size`: plain ViTs, EVA and DINOv3, DeiT."""
+def family_by_name(model_name: str) -> ViTFamily | None:
+    """The family of plain ViTs that timm's module for this name registers; None for other or unknown models."""
     name = architecture(model_name)
-    return timm.is_model(name) and model_entrypoint(name).__module__ in DYNAMIC_FAMILIES
+    return family_registered_in(model_entrypoint(name).__module__) if timm.is_model(name) else None
 
 
 def default_indices(model_name: str) -> tuple[int, ...]:
     """The last block of a plain ViT, the first four stages of anything else."""
-    return (-1,) if takes_dynamic_size(model_name) else (0, 1, 2, 3)
+    return (0, 1, 2, 3) if family_by_name(model_name) is None else (-1,)
 
 
 def build_features(model_name: str, norm: bool = False, **options: Any) -> nn.Module:
@@ -45,16 +45,18 @@ def build_features(model_name: str, norm: bool = False, **options: Any) -> nn.Mo
 
     Raises:
         RuntimeError: timm cannot build it; names the model and, for an unknown name, near ones. The cause is chained.
-        ValueError, AttributeError: as detrex has it, where the cause is about `norm_layer` or `feature_info`.
+        ValueError, AttributeError: as detrex has it, for a `norm_layer` that the model does not take, and for a model
+            without `feature_info`.
     """
-    if takes_dynamic_size(model_name):
-        options = {"dynamic_img_size": True, **options}
+    family = family_by_name(model_name)
+    if family is not None:
+        options = {**family.build_options, **options}
     if norm:
         options["feature_cls"] = NormedFeatureGetter
     try:
         return timm.create_model(model_name, features_only=True, **options)
     except Exception as error:
-        raise _explain(model_name, error) from error
+        raise _explain(model_name, options, error) from error
 
 
 def near_names(model_name: str) -> list[str]:
@@ -63,10 +65,22 @@ def near_names(model_name: str) -> list[str]:
     return difflib.get_close_matches(model_name, known, n=5)
 
 
-def _explain(model_name: str, error: Exception) -> Exception:
-    text = str(error)
-    kind = ValueError if "norm_layer" in text else AttributeError if "feature_info" in text else RuntimeError
-    message = f"timm cannot build {model_name!r} as a feature extractor: {type(error).__name__}: {text}"
-    if "Unknown model" in text or "Invalid pretrained tag" in text:
-        message += f"; near names: {', '.join(near_names(model_name)) or 'none'}"
-    return kind(message)
+def knows(model_name: str) -> bool:
+    """False where timm has no such architecture or, in a name with a tag, no such weights."""
+    source, model_id = parse_model_name(model_name)
+    if source or not timm.is_model(architecture(model_name)):
+        return bool(source)  # what another source holds is not known here
+    try:
+        return "." not in model_id or get_pretrained_cfg(model_id) is not None
+    except RuntimeError:
+        return False
+
+
+def _explain(model_name: str, options: dict[str, Any], error: Exception) -> Exception:
+    message = f"timm cannot build {model_name!r} as a feature extractor: {type(error).__name__}: {error}"
+    if not knows(model_name):
+        return RuntimeError(f"{message}; near names: {', '.join(near_names(model_name)) or 'none'}")
+    if isinstance(error, AttributeError) and error.name == "feature_info":
+        return AttributeError(message)
+    refuses_norm = isinstance(error, TypeError) and options.get("norm_layer") is not None
+    return ValueError(message) if refuses_norm else RuntimeError(message)

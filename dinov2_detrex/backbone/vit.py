@@ -3,60 +3,51 @@
 Letters: B images, P prefix tokens (class, registers), H x W cells of the grid, N = P + H*W tokens, C channels.
 """
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dinov2_detrex.backbone.position import resample_pos_embed
+from dinov2_detrex.backbone.vit_families import BlockArguments, PlainViT, family_of
 from dinov2_detrex.backbone.windows import WindowedAttention
 
 
-def is_plain_vit(model: nn.Module) -> bool:
-    """True for timm's `VisionTransformer` and `Eva` (DINOv3, EVA-02), walked the way their own forward does."""
-    return any(
-        isinstance(model, family) and type(model).forward_intermediates is family.forward_intermediates
-        for family in (VisionTransformer, Eva)
-    )
-
-
-def grid_size(vit: nn.Module, image_hw: tuple[int, int]) -> tuple[int, int]:
+def grid_size(vit: PlainViT, image_hw: Sequence[int]) -> tuple[int, int]:
     """(H, W) of the grid for an image of (height, width) pixels.
 
     Raises:
         ValueError: the patch does not divide the image and timm's `dynamic_img_pad` is off.
     """
     patch_hw = vit.patch_embed.patch_size
+    height, width = image_hw
     if torch.jit.is_tracing():  # sizes are tensors there, but a trace is of one size anyway
-        image_hw = tuple(int(size) for size in image_hw)
-    if not vit.patch_embed.dynamic_img_pad and any(size % patch for size, patch in zip(image_hw, patch_hw)):
+        height, width = int(height), int(width)
+    if not vit.patch_embed.dynamic_img_pad and (height % patch_hw[0] or width % patch_hw[1]):
         raise ValueError(
-            f"an image of {image_hw[0]} x {image_hw[1]} pixels is not a multiple of the patch {patch_hw[0]} x "
+            f"an image of {height} x {width} pixels is not a multiple of the patch {patch_hw[0]} x "
             f"{patch_hw[1]}; pad it to the backbone's size_divisibility, or build with dynamic_img_pad=True"
         )
-    return tuple(vit.patch_embed.dynamic_feat_size(tuple(image_hw)))
+    return vit.patch_embed.dynamic_feat_size((height, width))
 
 
-def embed_patches(vit: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def embed_patches(vit: PlainViT, images: torch.Tensor) -> torch.Tensor:
     """(B, C_in, h, w) images to patch embeddings, (B, H, W, C) for a model of dynamic size, else (B, H*W, C)."""
     return vit.patch_embed(images)
 
 
-def has_hub_positions(vit: nn.Module | None) -> bool:
+def has_hub_positions(vit: PlainViT | None) -> bool:
     """True where the original interpolates differently from timm: learnt positions and no register tokens."""
-    return (
-        isinstance(vit, VisionTransformer)
-        and type(vit)._pos_embed is VisionTransformer._pos_embed
-        and vit.pos_embed is not None
-        and not vit.num_reg_tokens
-        and vit.dynamic_img_size
-    )
+    if vit is None or not family_of(vit).hub_positions or vit.pos_embed is None:
+        return False
+    return bool(vit.dynamic_img_size and not vit.num_reg_tokens)
 
 
 def add_positions(
-    vit: nn.Module, patches: torch.Tensor, grid_hw: tuple[int, int], hub: bool, frozen: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    vit: PlainViT, patches: torch.Tensor, grid_hw: tuple[int, int], hub: bool, frozen: bool = False
+) -> tuple[torch.Tensor, BlockArguments]:
     """Prepend the prefix tokens and add the positional embedding.
 
     Args:
@@ -67,16 +58,15 @@ def add_positions(
         frozen: the positional embedding takes no gradient, so resample it without one.
 
     Returns:
-        tokens (B, N, C), and the rotary embedding that the blocks of an `Eva` take, else None.
+        tokens (B, N, C), and what the blocks take beside them, e.g. the rotary embedding of an `Eva`.
     """
     if hub:
-        return _add_hub_positions(vit, patches, grid_hw, frozen), None
-    embedded = vit._pos_embed(patches)
-    tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
-    return vit.norm_pre(tokens), rope
+        return _add_hub_positions(vit, patches, grid_hw, frozen), lambda index: {}
+    return family_of(vit).add_positions(vit, patches)
 
 
-def _add_hub_positions(vit: nn.Module, patches: torch.Tensor, grid_hw: tuple[int, int], frozen: bool) -> torch.Tensor:
+def _add_hub_positions(vit: Any, patches: torch.Tensor, grid_hw: tuple[int, int], frozen: bool) -> torch.Tensor:
+    """Of a model for which `has_hub_positions`."""
     num_positions = 0 if vit.no_embed_class else vit.num_prefix_tokens
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         stored_hw = vit.patch_embed.grid_size
@@ -90,15 +80,10 @@ def _add_hub_positions(vit: nn.Module, patches: torch.Tensor, grid_hw: tuple[int
     return vit.norm_pre(vit.pos_drop(tokens))
 
 
-def rope_of_block(vit: nn.Module, rope: torch.Tensor | None, index: int) -> torch.Tensor | None:
-    """The rotary embedding of block `index`: models with mixed rotary positions have one for each block."""
-    return rope[index] if rope is not None and getattr(vit, "rope_mixed", False) else rope
-
-
 def run_block(
     block: nn.Module,
     tokens: torch.Tensor,
-    rope: torch.Tensor | None,
+    arguments: dict[str, Any],
     grid_hw: tuple[int, int],
     windows: WindowedAttention | None = None,
     checkpointed: bool = False,
@@ -108,20 +93,19 @@ def run_block(
     Args:
         block: a block of the ViT, its attention perhaps attached to `windows`.
         tokens: prefix tokens, then the grid row by row.
-        rope: rotary embedding of the grid, where the model has one.
+        arguments: what it takes beside them, see `add_positions`.
         grid_hw: (H, W).
         windows: must know the grid when the block runs, which is again in the backward pass when checkpointed.
         checkpointed: recompute the block in the backward pass instead of keeping its activations.
     """
-    kwargs = {} if rope is None else {"rope": rope}
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
         if windows is not None:
             windows.set_grid(grid_hw)
-        return block(tokens, **kwargs)
+        return block(tokens, **arguments)
 
     if checkpointed and torch.is_grad_enabled():
-        return checkpoint(run, tokens, use_reentrant=False)
+        return cast(torch.Tensor, checkpoint(run, tokens, use_reentrant=False))
     return run(tokens)
 
 
@@ -130,7 +114,7 @@ def to_feature_map(tokens: torch.Tensor, num_prefix_tokens: int, grid_hw: tuple[
     return tokens[:, num_prefix_tokens:].transpose(1, 2).unflatten(2, grid_hw).contiguous()
 
 
-def prefix_tokens(vit: nn.Module, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+def prefix_tokens(vit: PlainViT, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """{"cls": (B, C), "reg": (B, R, C)} of (B, N, C) tokens, as far as the model has such tokens."""
     reg_token = getattr(vit, "reg_token", None)
     num_registers = 0 if reg_token is None else reg_token.shape[1]

@@ -7,10 +7,10 @@ names of its files and in those of its modules. What timm itself converts on loa
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dinov2_detrex.backbone.weight_files import WeightsError, one_line
@@ -40,52 +40,84 @@ JOINED = {  # tensors that transformers keeps apart -> the one that DINOv2 has, 
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A state dict in timm's names, and whose names it had."""
+class WeightLayout:
+    """Whose names a state dict may use.
+
+    Attributes:
+        name: for the report.
+        kernel: its name for the patch kernel; what stands before that in a file is the prefix of all names.
+        recognise: (state without prefix, model) -> whether the names are this layout's.
+        convert: (state without prefix, source for errors) -> the state in timm's names.
+        in_checkpoints: a prefix tells of a training checkpoint; in other layouts it is one of their own.
+    """
 
     name: str
+    kernel: str
+    recognise: Callable[[State, nn.Module], bool]
+    convert: Callable[[State, str], State]
+    in_checkpoints: bool = False
+
+
+@dataclass(frozen=True)
+class NamedState:
+    """A state dict in timm's names, and where they come from.
+
+    Attributes:
+        layout: whose names it had, for the report.
+        state: timm's name -> tensor.
+        prefix: of its names inside a training checkpoint; "" for a file of weights alone.
+    """
+
+    layout: str
     state: State
+    prefix: str = ""
 
 
-def to_timm_names(state: State, vit: nn.Module, source: str) -> Layout:
+def to_timm_names(state: State, vit: nn.Module, layouts: Sequence[WeightLayout], source: str) -> NamedState:
     """Recognise the layout of `state` and rename it for the timm model `vit`; shapes stay as they are.
+
+    Args:
+        state: name -> tensor, as read.
+        vit: the model it is meant for.
+        layouts: what to look for beside timm's own names, see `ViTFamily.layouts`.
+        source: named in errors.
 
     Raises:
         WeightsError: no ViT in it, or more than one.
     """
-    for kernel, convert in ((KERNEL, _from_patch_embed), (TRANSFORMERS_KERNEL, _from_transformers)):
-        prefixes = [name.removesuffix(kernel) for name in state if name == kernel or name.endswith("." + kernel)]
-        if prefixes:
-            prefix = _choose_prefix(prefixes, source)
-            inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            return convert(inner, prefix, vit, source)
-    return _by_timm(state, vit, source)
+    for layout in (*layouts, TIMM):
+        prefix = _find_prefix(state, layout.kernel, source)
+        inner = state if prefix is None else _without_prefix(state, prefix)
+        if prefix is not None and layout.recognise(inner, vit):
+            return NamedState(layout.name, layout.convert(inner, source), prefix if layout.in_checkpoints else "")
+    prefix = _find_prefix(state, KERNEL, source)
+    return NamedState("as timm converts it", _by_timm(_without_prefix(state, prefix or ""), vit, source))
 
 
-def _choose_prefix(prefixes: list[str], source: str) -> str:
+def _find_prefix(state: State, kernel: str, source: str) -> str | None:
+    """What stands before the name of the patch kernel; None where there is no such kernel."""
+    prefixes = [name.removesuffix(kernel) for name in state if name == kernel or name.endswith("." + kernel)]
     if len(prefixes) > 1:
         prefixes = [prefix for prefix in prefixes if "teacher" in prefix] or prefixes
     if len(prefixes) > 1:
         raise WeightsError(f"{source} holds several ViTs, under {', '.join(map(repr, prefixes))}; keep one of them")
-    return prefixes[0]
+    return prefixes[0] if prefixes else None
 
 
-def _from_patch_embed(state: State, prefix: str, vit: nn.Module, source: str) -> Layout:
-    """Meta's and timm's names differ in little; timm's filter knows what other projects call theirs."""
-    where = f" inside a checkpoint, under {prefix!r}" if prefix else ""
-    if isinstance(vit, VisionTransformer) and _is_meta_dinov2(state):
-        return Layout(f"Meta DINOv2{where}", _from_meta(state))
-    if set(vit.state_dict()) <= set(state):
-        return Layout(f"timm{where}", dict(state))
-    return _by_timm(state, vit, source)
+def _without_prefix(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _is_meta_dinov2(state: State) -> bool:
+def _has_all_names(state: State, vit: nn.Module) -> bool:
+    return set(vit.state_dict()) <= set(state)
+
+
+def _is_meta_dinov2(state: State, vit: nn.Module) -> bool:
     chunked = any(re.match(r"blocks\.\d+\.\d+\.", name) for name in state)
     return chunked or bool({"register_tokens", "mask_token", "blocks.0.mlp.w12.weight"} & set(state))
 
 
-def _from_meta(state: State) -> State:
+def _from_meta(state: State, source: str) -> State:
     """Meta's DINOv2 -> timm: registers, SwiGLU and chunked blocks renamed, the mask token left out."""
     names = {"register_tokens": "reg_token"}
     converted = {}
@@ -96,15 +128,14 @@ def _from_meta(state: State) -> State:
     return converted
 
 
-def _from_transformers(state: State, prefix: str, vit: nn.Module, source: str) -> Layout:
+def _from_transformers(state: State, source: str) -> State:
     """transformers' Dinov2 -> timm: names by table, then query, key and value joined."""
     renamed = {}
     for name, value in state.items():
         for pattern, name_in_timm in TRANSFORMERS_NAMES:
             name = re.sub(pattern, name_in_timm, name)
         renamed[name] = value
-    kind = "Dinov2WithRegisters" if "register_tokens" in renamed else "Dinov2"
-    return Layout(f"transformers {kind}", _from_meta(_join(renamed, source)))
+    return _from_meta(_join(renamed, source), source)
 
 
 def _join(state: State, source: str) -> State:
@@ -119,21 +150,34 @@ def _join(state: State, source: str) -> State:
     return joined
 
 
-def _by_timm(state: State, vit: nn.Module, source: str) -> Layout:
+def _by_timm(state: State, vit: nn.Module, source: str) -> State:
     """What timm's own filter for this family makes of it: CLIP, EVA, Meta's DINOv3 and others.
 
     Kernel and positions are kept out of its hands where their names are known already, since it resamples them.
     """
-    kept = {name: state[name] for name in (KERNEL, "pos_embed") if name in state}
-    convert = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
+    ready = {name: state[name] for name in (KERNEL, "pos_embed") if name in state}
+    others = {name: value for name, value in state.items() if name not in ready}
     try:
-        converted = convert({name: value for name, value in state.items() if name not in kept}, vit) | kept
+        converted = sys.modules[type(vit).__module__].checkpoint_filter_fn(others, vit) | ready
     except Exception as error:
         raise WeightsError(f"{source} holds no ViT of a known layout: {_first(state)} ({one_line(error)})") from error
     if KERNEL not in converted:
         raise WeightsError(f"{source} holds no ViT of a known layout: {_first(state)}")
-    return Layout("as timm converts it", converted)
+    return converted
 
 
 def _first(state: State, limit: int = 5) -> str:
     return "its names begin with " + ", ".join(list(state)[:limit])
+
+
+TIMM = WeightLayout("timm", KERNEL, _has_all_names, lambda state, source: dict(state), in_checkpoints=True)
+META_DINOV2 = WeightLayout("Meta DINOv2", KERNEL, _is_meta_dinov2, _from_meta, in_checkpoints=True)
+TRANSFORMERS_REGISTERS = WeightLayout(
+    "transformers Dinov2WithRegisters",
+    TRANSFORMERS_KERNEL,
+    lambda state, vit: "embeddings.register_tokens" in state,
+    _from_transformers,
+)
+TRANSFORMERS_DINOV2 = WeightLayout(
+    "transformers Dinov2", TRANSFORMERS_KERNEL, lambda state, vit: True, _from_transformers
+)

@@ -12,16 +12,15 @@ from torch import nn
 
 from dinov2_detrex.backbone.resampling import Fit, fit_to_vit, times
 from dinov2_detrex.backbone.timm_factory import architecture, build_features
+from dinov2_detrex.backbone.vit_families import PlainViT, family_of
 from dinov2_detrex.backbone.weight_files import WeightsError, one_line, read_tensors
-from dinov2_detrex.backbone.weight_layouts import to_timm_names
-
-BEYOND_THE_BLOCKS = re.compile(r"(norm|fc_norm|head|head_dist|attn_pool|mask_token|rope)(\.|$)")
+from dinov2_detrex.backbone.weight_layouts import NamedState, to_timm_names
 
 FITTED_LATER = ("in_chans", "out_indices", "norm_layer", "patch_size", "img_size", "drop_path_rate")
 
 
 def load_vit(
-    vit: nn.Module, state: dict[str, torch.Tensor], source: str, patch_resample: str = "pi", pos_mode: str = "hub"
+    vit: PlainViT, state: dict[str, torch.Tensor], source: str, patch_resample: str = "pi", pos_mode: str = "hub"
 ) -> str:
     """Load a state dict of any known layout into a timm ViT.
 
@@ -38,21 +37,22 @@ def load_vit(
     Raises:
         WeightsError: something of the model would stay random, or does not fit.
     """
-    layout = to_timm_names(state, vit, source)
-    _check_names(vit, layout.state, source)
-    same_grid = "checkpoint" in layout.name
-    fit = fit_to_vit(layout.state, vit, source, patch_resample, pos_mode, same_grid)
+    named = to_timm_names(state, vit, family_of(vit).layouts, source)
+    _check_names(vit, named.state, source)
+    same_grid = bool(named.prefix)  # a training checkpoint may be of a grid that is not square
+    fit = fit_to_vit(named.state, vit, source, patch_resample, pos_mode, same_grid)
     _load_values(vit, fit.state, source)
-    return _report(source, layout.name, fit)
+    return _report(source, named, fit)
 
 
-def _report(source: str, layout: str, fit: Fit) -> str:
+def _report(source: str, named: NamedState, fit: Fit) -> str:
+    layout = f"{named.layout} inside a checkpoint, under {named.prefix!r}" if named.prefix else named.layout
     grid = f", grid {times(fit.grid_hw)}" if fit.grid_hw else ""
     changes = "; ".join(fit.changes) or "nothing resampled"
     return f"weights from {source} ({layout}, patch {times(fit.patch_hw)}{grid}): {changes}"
 
 
-def _check_names(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+def _check_names(vit: PlainViT, state: dict[str, torch.Tensor], source: str) -> None:
     """The file has all that the model has, and no more but blocks, norms and heads that the backbone pruned."""
     own = vit.state_dict()
     missing = [name for name in own if name not in state]
@@ -63,7 +63,7 @@ def _check_names(vit: nn.Module, state: dict[str, torch.Tensor], source: str) ->
         raise WeightsError(f"{source} does not fit the model: {'; '.join(problems)}")
 
 
-def _load_values(vit: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+def _load_values(vit: PlainViT, state: dict[str, torch.Tensor], source: str) -> None:
     own = vit.state_dict()
     misfits = [
         f"{name} is {times(state[name].shape)} in it, {times(value.shape)} in the model"
@@ -75,12 +75,13 @@ def _load_values(vit: nn.Module, state: dict[str, torch.Tensor], source: str) ->
     vit.load_state_dict({name: state[name] for name in own})
 
 
-def _is_pruned(vit: nn.Module, name: str) -> bool:
-    """True for what a feature extractor drops: heads, an unused final norm, blocks after the last one returned."""
+def _is_pruned(vit: PlainViT, name: str) -> bool:
+    """True for what a model may lack: heads, an unused final norm, blocks after the last one returned, mask tokens."""
     block = re.match(r"blocks\.(\d+)\.", name)
     if block:
         return len(vit.blocks) <= int(block.group(1)) < len(vit.feature_info)
-    return bool(BEYOND_THE_BLOCKS.match(name))
+    family = family_of(vit)
+    return name.split(".")[0] in (*family.after_blocks, *family.optional)
 
 
 def _some(items: list[str], limit: int = 3) -> str:
@@ -98,14 +99,14 @@ def from_hub(model_name: str, options: dict[str, Any]) -> dict[str, torch.Tensor
     Raises:
         WeightsError: no such weights, or no way to get them.
     """
-    kept = {name: value for name, value in options.items() if name not in FITTED_LATER}
+    options = {name: value for name, value in options.items() if name not in FITTED_LATER}
     try:
-        return timm.create_model(model_name, pretrained=True, num_classes=0, **kept).state_dict()
+        return timm.create_model(model_name, pretrained=True, num_classes=0, **options).state_dict()
     except Exception as error:
         raise _no_download(model_name, error) from error
 
 
-def _no_download(model_name: str, error: Exception) -> WeightsError:
+def _no_download(model_name: str, error: BaseException) -> WeightsError:
     return WeightsError(
         f"no pretrained weights for {model_name!r}: {one_line(error)}; give a local file with checkpoint_path=FILE, "
         "or pretrained=False for random weights"
@@ -140,7 +141,8 @@ def rebuild_with_weights(model: nn.Module, model_name: str, options: dict[str, A
 
 def _with_state(model_name: str, options: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Options that make timm load `state` without its classifier, and nothing but the whole of it."""
-    classifiers = timm.get_pretrained_cfg(architecture(model_name)).classifier or ()
+    pretrained_cfg = timm.get_pretrained_cfg(architecture(model_name))
+    classifiers = (pretrained_cfg and pretrained_cfg.classifier) or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     state = {name: value for name, value in state.items() if name.rpartition(".")[0] not in classifiers}
     overlay = {"state_dict": state, "classifier": None, "num_classes": 0}

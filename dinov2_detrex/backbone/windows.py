@@ -17,6 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dinov2_detrex.backbone.vit_families import PlainViT
+
+Arguments = tuple[Any, ...]  # of a call, by position
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -28,17 +32,20 @@ class Tiling:
     @classmethod
     def of(cls, grid_hw: tuple[int, int], window_size: int) -> "Tiling":
         """Windows of at most `window_size` cells a side; a side that fits in one window is not padded."""
-        return cls(tuple(grid_hw), tuple(min(window_size, side) for side in grid_hw))
+        height, width = grid_hw
+        return cls((height, width), (min(window_size, height), min(window_size, width)))
 
     @property
     def counts(self) -> tuple[int, int]:
         """Windows down and across."""
-        return tuple(math.ceil(side / window) for side, window in zip(self.grid_hw, self.window_hw))
+        (height, width), (h, w) = self.grid_hw, self.window_hw
+        return math.ceil(height / h), math.ceil(width / w)
 
     @property
     def padding(self) -> tuple[int, int]:
         """Rows and columns of padding."""
-        return tuple(n * window - side for n, window, side in zip(self.counts, self.window_hw, self.grid_hw))
+        (down, across), (h, w), (height, width) = self.counts, self.window_hw, self.grid_hw
+        return down * h - height, across * w - width
 
     def cut(self, cells: torch.Tensor) -> torch.Tensor:
         """(B, H*W, C) to (B, n, h*w, C), padded with zeros."""
@@ -69,7 +76,13 @@ class WindowedAttention:
 
     def __init__(self, window_size: int, num_prefix_tokens: int):
         self.window_size, self.num_prefix_tokens = window_size, num_prefix_tokens
-        self.tiling: Tiling | None = None
+        self._tiling: Tiling | None = None
+
+    @property
+    def tiling(self) -> Tiling:
+        """Of the grid that was announced last."""
+        assert self._tiling is not None, "set_grid comes before the block"
+        return self._tiling
 
     def attach(self, attention: nn.Module) -> None:
         """From now on `attention` gets windows as a batch, and its output is put together again."""
@@ -78,9 +91,9 @@ class WindowedAttention:
 
     def set_grid(self, grid_hw: tuple[int, int]) -> None:
         """Announce the grid of the tokens that the next block gets."""
-        self.tiling = Tiling.of(grid_hw, self.window_size)
+        self._tiling = Tiling.of(grid_hw, self.window_size)
 
-    def _cut(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _cut(self, attention: nn.Module, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any]]:
         tokens, *rest = args
         prefix, cells = tokens.split([self.num_prefix_tokens, tokens.shape[1] - self.num_prefix_tokens], dim=1)
         windows = self.tiling.cut(cells)  # B n h*w C
@@ -101,7 +114,7 @@ class WindowedAttention:
         heads_first = rope if rope.dim() == 3 else rope.unsqueeze(0)
         return self.tiling.cut(heads_first).transpose(0, 1).repeat(batch, 1, 1, 1)
 
-    def _join(self, attention: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    def _join(self, attention: nn.Module, args: Arguments, output: torch.Tensor) -> torch.Tensor:
         num_windows = math.prod(self.tiling.counts)
         windows = output.unflatten(0, (-1, num_windows))  # B n P+h*w C
         prefix, cells = windows.split([self.num_prefix_tokens, windows.shape[2] - self.num_prefix_tokens], dim=2)
@@ -118,7 +131,7 @@ def default_window_blocks(num_blocks: int) -> list[int]:
 
 
 def attach_windows(
-    vit: nn.Module | None, window_size: int, window_block_indexes: Sequence[int] | None
+    vit: PlainViT | None, window_size: int, window_block_indexes: Sequence[int] | None
 ) -> WindowedAttention | None:
     """Make blocks of a plain ViT attend within windows.
 
@@ -147,5 +160,5 @@ def attach_windows(
         )
     windows = WindowedAttention(window_size, vit.num_prefix_tokens)
     for i in chosen:
-        windows.attach(vit.blocks[i].attn)
+        windows.attach(vit.blocks[i].get_submodule("attn"))
     return windows

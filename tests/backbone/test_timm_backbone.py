@@ -211,3 +211,12 @@ def test_batch_of_two_equals_two_singles():
         both = backbone(images)["p-1"]
         singles = torch.cat([backbone(image[None])["p-1"] for image in images])
     assert relative_error(both, singles) < 1e-5
+
+
+def test_an_error_without_feature_info_is_an_attribute_error(monkeypatch):
+    def without(*args, **kwargs):
+        return torch.nn.Identity().feature_info
+
+    monkeypatch.setattr("timm.create_model", without)
+    with pytest.raises(AttributeError, match="'test_vit'.*feature_info"):
+        TimmBackbone("test_vit")
