@@ -7,6 +7,7 @@ native patch is the reference, the pseudo-inverse and the plain bicubic resize (
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tabulate import tabulate
 
 from dinov2_detrex.backbone.resampling import METHODS
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
+from dinov2_detrex.backbone.vit_families import PlainViT
 from dinov2_detrex.backbone.weights import load_vit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,7 +33,7 @@ class Variant:
     @property
     def kernel(self) -> torch.Tensor:
         """(C, 3, patch, patch) weights of the patch embedding."""
-        return self.backbone.vit.patch_embed.proj.weight.detach()
+        return _vit_of(self.backbone).patch_embed.proj.weight.detach()
 
     @property
     def patch(self) -> int:
@@ -46,18 +48,28 @@ def build_variants(
     Args:
         model_name, pretrained, checkpoint_path, timm_kwargs: see `TimmBackbone`.
         patch_size: the patch to resample to.
+
+    Raises:
+        ValueError: it is no plain ViT.
     """
     native = TimmBackbone(
         model_name, pretrained=pretrained, checkpoint_path=checkpoint_path, out_indices=(-1,), norm=True, **timm_kwargs
     ).eval()
     variants = [Variant(f"patch {native.size_divisibility}, native", native)]
-    image_hw = tuple(n * patch_size for n in native.vit.patch_embed.grid_size)  # keeps the grid of positions
+    vit = _vit_of(native)
+    image_hw = tuple(n * patch_size for n in vit.patch_embed.grid_size)  # keeps the grid of positions
     for method in METHODS:
-        options = {**timm_kwargs, "patch_size": patch_size, "img_size": image_hw}
+        options: dict[str, Any] = {**timm_kwargs, "patch_size": patch_size, "img_size": image_hw}
         backbone = TimmBackbone(model_name, out_indices=(-1,), norm=True, **options).eval()
-        load_vit(backbone.vit, native.vit.state_dict(), "the native model", method, native.pos_embed_mode)
+        load_vit(_vit_of(backbone), vit.state_dict(), "the native model", method, native.pos_embed_mode)
         variants.append(Variant(f"patch {patch_size}, {method}", backbone))
     return variants
+
+
+def _vit_of(backbone: TimmBackbone) -> PlainViT:
+    if backbone.vit is None:
+        raise ValueError(f"{type(backbone.timm_model).__name__} is no plain ViT, which alone has a patch to resample")
+    return backbone.vit
 
 
 def kernel_statistics(kernel: torch.Tensor) -> dict[str, float]:

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KERNEL_ROWS, KERNEL_COLUMNS = 4, 6
 
@@ -65,7 +69,7 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def _draw_kernels(axes_row, kernels: Mapping[str, torch.Tensor]) -> None:
+def _draw_kernels(axes_row: Sequence["Axes"], kernels: Mapping[str, torch.Tensor]) -> None:
     edge = max(kernel.abs().quantile(0.999).item() for kernel in _samples(kernels))
     for name, kernel in zip(kernels, _samples(kernels)):
         axes_row[0].hist(kernel.numpy(), bins=80, range=(-edge, edge), histtype="step", density=True, label=name)
@@ -81,7 +85,7 @@ def _samples(kernels: Mapping[str, torch.Tensor], limit: int = 200_000) -> list[
     return [kernel.flatten()[:: max(1, kernel.numel() // limit)] for kernel in kernels.values()]
 
 
-def _draw_features(axes_row, image: Image.Image, maps: Mapping[str, torch.Tensor]) -> None:
+def _draw_features(axes_row: Sequence["Axes"], image: Image.Image, maps: Mapping[str, torch.Tensor]) -> None:
     _show(axes_row[0], np.asarray(image.convert("RGB")), f"image, {image.width} x {image.height}")
     native = next(iter(maps.values()))
     for axes, (name, feature_map), colours in zip(axes_row[1:], maps.items(), as_colours(list(maps.values()))):
@@ -89,7 +93,7 @@ def _draw_features(axes_row, image: Image.Image, maps: Mapping[str, torch.Tensor
         _show(axes, colours, f"features, {name}\n(cosine to the first {cosine:.4f})")
 
 
-def _show(axes, picture: np.ndarray, title: str) -> None:
-    axes.imshow(picture, interpolation="nearest")
+def _show(axes: "Axes", image: np.ndarray, title: str) -> None:
+    axes.imshow(image, interpolation="nearest")
     axes.set_title(title, fontsize=9)
     axes.axis("off")

@@ -43,14 +43,16 @@ def get_optimizer_params(
         groups of the parameters that require a gradient, one for each rate and decay, in order of first appearance.
 
     Raises:
-        ValueError: an unknown kind, a factor without a rate, or nothing to train.
+        ValueError: an unknown kind, a factor without a rate, no model, or nothing to train.
     """
     unknown = set(no_weight_decay) - set(NO_WEIGHT_DECAY)
     if unknown:
         raise ValueError(f"no_weight_decay {sorted(unknown)}: the kinds are {', '.join(NO_WEIGHT_DECAY)}")
+    if model is None:
+        raise ValueError("get_optimizer_params needs the model, which the trainer sets")
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr, the rate that it multiplies")
-    groups: dict[tuple, dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter, kind in _trained(model):
         settings = {}
         if base_lr is not None:

@@ -5,28 +5,30 @@ the power of two nearest to its stride, so 7, 14, 28, 56 are p3, p4, p5, p6 like
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any, cast
 
 import torch
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
+Norm = str | Callable[[int], nn.Module] | None  # a name that `detectron2.layers.get_norm` knows, or channels -> norm
 
 
-def level_of_stride(stride_px: float) -> int:
+def level_of_stride(stride_px: float | Fraction) -> int:
     """n of the level name p{n}: the power of two nearest to the stride on a logarithmic scale."""
-    return round(math.log2(stride_px))
+    return round(math.log2(float(stride_px)))
 
 
 def _exact(stride_px: Fraction) -> int | float:
     return int(stride_px) if stride_px.denominator == 1 else float(stride_px)
 
 
-def rescaling(channels: int, scale: float, norm) -> tuple[list[nn.Module], int]:
+def rescaling(channels: int, scale: float, norm: Norm) -> tuple[list[nn.Module], int]:
     """Layers that resize a (B, channels, H, W) map by `scale`, and the channels that leave them.
 
     Raises:
@@ -46,7 +48,7 @@ def rescaling(channels: int, scale: float, norm) -> tuple[list[nn.Module], int]:
     raise NotImplementedError(f"scale factor {scale} is not one of {SCALES}")
 
 
-def build_stage(channels: int, out_channels: int, scale: float, norm) -> nn.Sequential:
+def build_stage(channels: int, out_channels: int, scale: float, norm: Norm) -> nn.Sequential:
     """Resize, then a 1x1 and a 3x3 convolution: (B, channels, H, W) to (B, out_channels, scale*H, scale*W)."""
     layers, channels = rescaling(channels, scale, norm)
     bias = norm in ("", None)
@@ -81,56 +83,58 @@ class SimpleFeaturePyramid(Backbone):
         out_channels: int,
         scale_factors: Sequence[float],
         top_block: nn.Module | None = None,
-        norm="LN",
+        norm: Norm = "LN",
         square_pad: int = 0,
     ):
         super().__init__()
         assert isinstance(net, Backbone), f"net must be a detectron2 Backbone, not {type(net).__name__}"
-        source = _source_shape(net, in_feature)
-        strides = [Fraction(source.stride) / Fraction(scale) for scale in scale_factors]
+        channels, stride = _channels_and_stride(net, in_feature)
+        strides = [stride / Fraction(scale) for scale in scale_factors]
         assert all(b == 2 * a for a, b in zip(strides, strides[1:])), (
             f"strides must double from level to level; scale factors {list(scale_factors)} give "
             f"{[_exact(s) for s in strides]}"
         )
         self.in_feature, self.scale_factors = in_feature, tuple(scale_factors)
         self._stages = []
-        for stride, scale in zip(strides, scale_factors):
-            name = f"simfp_{level_of_stride(stride)}"
-            self.add_module(name, build_stage(source.channels, out_channels, scale, norm))
+        for level_stride, scale in zip(strides, scale_factors):
+            name = f"simfp_{level_of_stride(level_stride)}"
+            self.add_module(name, build_stage(channels, out_channels, scale, norm))
             self._stages.append(name)
         self.net, self.top_block = net, top_block
         self._set_shapes(strides, out_channels)
-        self._size_divisibility = _common_multiple([Fraction(source.stride), *self._strides], net.size_divisibility)
+        self._size_divisibility = _common_multiple([stride, *self._strides], net.size_divisibility)
         self._square_pad = square_pad
 
     def _set_shapes(self, strides: list[Fraction], out_channels: int) -> None:
         """Names and true strides of all levels, those of the top block included."""
         names = [f"p{level_of_stride(stride)}" for stride in strides]
         if self.top_block is not None:
-            self._top_source = self._find_top_source(names)
-            net_strides = {name: Fraction(shape.stride) for name, shape in self.net.output_shape().items()}
-            stride = (
-                strides[-1] if self._top_source is None else (dict(zip(names, strides)) | net_strides)[self._top_source]
-            )
-            last_level = level_of_stride(strides[-1])
-            for i in range(1, self.top_block.num_levels + 1):
+            self._top_source = self._find_top_source(self.top_block, names)
+            if self._top_source is None:
+                stride = strides[-1]
+            elif self._top_source in self.net.output_shape():
+                _, stride = _channels_and_stride(self.net, self._top_source)
+            else:
+                stride = strides[names.index(self._top_source)]
+            last_level, num_levels = level_of_stride(strides[-1]), cast(Any, self.top_block).num_levels
+            for i in range(1, num_levels + 1):
                 names, strides = [*names, f"p{last_level + i}"], [*strides, stride * 2**i]
         self._strides = strides
         self._out_features = names
         self._out_feature_strides = {name: _exact(stride) for name, stride in zip(names, strides)}
         self._out_feature_channels = dict.fromkeys(names, out_channels)
 
-    def _find_top_source(self, level_names: list[str]) -> str | None:
+    def _find_top_source(self, top_block: nn.Module, level_names: list[str]) -> str | None:
         """The map that the top block works on, a net output before a level of the same name; None: the last level."""
-        if isinstance(self.top_block, LastLevelMaxPool):
+        if isinstance(top_block, LastLevelMaxPool):
             return None  # its in_feature is "p5" whatever the strides are
-        known = [*self.net.output_shape(), *level_names]
-        if self.top_block.in_feature not in known:
+        in_feature, known = cast(Any, top_block).in_feature, [*self.net.output_shape(), *level_names]
+        if in_feature not in known:
             raise ValueError(
-                f"{type(self.top_block).__name__}.in_feature={self.top_block.in_feature!r} is neither an output of net "
-                f"nor a level; there are: {', '.join(known)}"
+                f"{type(top_block).__name__}.in_feature={in_feature!r} is neither an output of net nor a level; "
+                f"there are: {', '.join(known)}"
             )
-        return self.top_block.in_feature
+        return in_feature
 
     @property
     def size_divisibility(self) -> int:
@@ -157,11 +161,15 @@ class SimpleFeaturePyramid(Backbone):
         return dict(zip(self._out_features, levels, strict=True))
 
 
-def _source_shape(net: Backbone, in_feature: str) -> ShapeSpec:
+def _channels_and_stride(net: Backbone, name: str) -> tuple[int, Fraction]:
+    """Of an output of `net`; ValueError where there is no such output, or `net` does not say."""
     shapes = net.output_shape()
-    if in_feature not in shapes:
-        raise ValueError(f"in_feature={in_feature!r} is not an output of net; there are: {', '.join(shapes)}")
-    return shapes[in_feature]
+    if name not in shapes:
+        raise ValueError(f"in_feature={name!r} is not an output of net; there are: {', '.join(shapes)}")
+    channels, stride = shapes[name].channels, shapes[name].stride
+    if channels is None or stride is None:
+        raise ValueError(f"net does not say channels and stride of its output {name!r}: {shapes[name]}")
+    return channels, Fraction(stride)
 
 
 def _common_multiple(strides: Sequence[Fraction], size_divisibility: int) -> int:
