@@ -19,6 +19,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from dinov2_detrex.config.loading import train_options
 from dinov2_detrex.flops import CurrentModule, flops_by_module
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UsageError, building
@@ -182,7 +183,7 @@ def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
         the conditions, the table, and what was counted.
     """
     device = choose_device(cfg.train.device)
-    precision = Precision(device, choose_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device))
+    precision = Precision(device, choose_dtype(train_options(cfg).amp, device))
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))))
     with building("model"):
         model = instantiate(cfg.model).to(device)

@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
+from dinov2_detrex.config.loading import load
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.openmp import yield_when_busy
 from dinov2_detrex.runtime.processes import under_torchrun
-from dinov2_detrex.training import setup
 from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun
-from dinov2_detrex.training.overrides import apply_overrides
 from dinov2_detrex.training.run import run
 
 
@@ -40,15 +39,6 @@ def train(args: argparse.Namespace) -> int:
 def _asked_device(name: str | None) -> str:
     """Several processes are meant for GPUs unless the CPU is asked for."""
     return (name or "cuda").partition(":")[0]
-
-
-def load(config_file: str, overrides: list[str]):
-    """The config that a command line describes."""
-    cfg = setup.load_config(setup.find_config(config_file))
-    apply_overrides(cfg, overrides)
-    setup.apply_fast_dev_run(cfg)
-    setup.check_references(cfg)
-    return cfg
 
 
 @yield_when_busy()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dinov2_detrex.config.overrides import apply_overrides, known_keys
 from dinov2_detrex.runtime.errors import UsageError, nearest_names
-from dinov2_detrex.training.overrides import apply_overrides, known_keys
 
 
 def takes_anything(size, **options):

@@ -14,7 +14,7 @@ from dinov2_detrex.runtime.errors import UserError, one_line
 logger = logging.getLogger(__name__)
 
 
-def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
+def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
     """Start from the weights in `path`, as far as names and shapes agree.
 
     Args:
