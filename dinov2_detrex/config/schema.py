@@ -123,15 +123,18 @@ def _check_nesting(section: type[Section], given: Any, key: str) -> None:
     """Refuse what stands in place of a section or a list, for which omegaconf's messages lack the key."""
     for name in given.keys() & set(option_names(section)):
         kind, value = option_kinds(section, name)[0][0], given[name]
-        holder = (
-            list if get_origin(kind) is list else Mapping if is_section(kind) or get_origin(kind) is dict else object
-        )
         if isinstance(value, str) and "${" in value:
             continue
-        if not isinstance(value, holder):
+        if not isinstance(value, _container(kind)):
             raise OptionError(refused_value(f"{key}.{name}", value, expected(section, name)))
         if is_section(kind):
             _check_nesting(kind, value, f"{key}.{name}")
+
+
+def _container(kind: Any) -> type:
+    if get_origin(kind) is list:
+        return list
+    return Mapping if is_section(kind) or get_origin(kind) is dict else object
 
 
 def taken(node: DictConfig, key: str) -> Any:

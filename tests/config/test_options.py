@@ -106,7 +106,7 @@ def assert_one_line_about(error, key):
     assert "\n" not in message and f"{key}" in message and len(message) > len(key) + 10, message
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None)
 @given(key_and_refused_value())
 def test_an_override_that_an_option_does_not_take_is_one_line_with_its_key(case):
     key, value = case
@@ -117,7 +117,7 @@ def test_an_override_that_an_option_does_not_take_is_one_line_with_its_key(case)
     assert_one_line_about(caught, key)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None)
 @given(key_and_refused_value())
 def test_a_plain_section_that_holds_what_an_option_does_not_take_is_one_line_with_its_key(case):
     key, value = case
