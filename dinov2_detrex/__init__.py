@@ -2,12 +2,12 @@
 
 Importing this package makes `detectron2` and `detrex` importable: the installed ones where they exist, else the
 small slice of their API under `fallback/` (`python -m dinov2_detrex.env` prints which). It also registers the
-omegaconf resolvers that the recipes use (`dinov2_detrex.config`).
+omegaconf resolvers that the recipes use (`dinov2_detrex.config`), and how YAML shows the sections of their options.
 """
 
 import importlib
 
-from dinov2_detrex.config import register_resolvers
+from dinov2_detrex.config import register_plain_yaml, register_resolvers
 from dinov2_detrex.engine import enable_fallback
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = sorted(_HOME)
 
 enable_fallback()
 register_resolvers()
+register_plain_yaml()
 
 
 def __getattr__(name: str):

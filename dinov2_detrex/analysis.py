@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dinov2_detrex.config.loading import train_options
 from dinov2_detrex.detector import MultiScaleDeformableAttention
 from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
 
@@ -235,7 +236,7 @@ def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
         the conditions, the table, and what was counted.
     """
     device = choose_device(cfg.train.device)
-    precision = Precision(device, choose_dtype(cfg.train.amp.enabled, cfg.train.amp.dtype, device))
+    precision = Precision(device, choose_dtype(train_options(cfg).amp, device))
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))))
     model = instantiate(cfg.model).to(device)
     trained, frozen = count_parameters(model)

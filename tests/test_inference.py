@@ -12,11 +12,11 @@ from PIL import Image
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
 from dinov2_detrex.analysis import weights_off
+from dinov2_detrex.config.saving import write_config
 from dinov2_detrex.inference import Predictor, classes_of_checkpoint
 from dinov2_detrex.training import checkpoint
 from dinov2_detrex.training.cli import load
 from dinov2_detrex.training.errors import UserError
-from dinov2_detrex.training.setup import write_config
 
 METADATA = {"thing_classes": ["newt", "gnu", "owl"], "thing_dataset_id_to_contiguous_id": {0: 0, 7: 1, 40: 2}}
 

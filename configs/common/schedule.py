@@ -6,29 +6,28 @@ A recipe takes all three into its own top level, beside its `dataloader`.
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+from omegaconf import OmegaConf
+
+from dinov2_detrex.config.schedule_options import ScheduleOptions
 
 from .train import train
 
-schedule = dict(
-    epochs=12,
-    decay_epoch="${share:${.epochs},11,12}",  # the learning rate drops to a tenth after this many epochs: 11
-    warmup_iters=0,
-    images_per_epoch=120_000,  # COCO train2017 has 118,287; the field counts 7,500 iterations of 16
-)
+schedule = OmegaConf.structured(ScheduleOptions)
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
         values=[1.0, 0.1],
         milestones=[  # in thousandths of an epoch: the scheduler knows whole numbers only
-            "${scaled:${schedule.decay_epoch},1000}",
-            "${scaled:${schedule.epochs},1000}",
+            "${d2d.scaled:${schedule.decay_epoch},1000}",
+            "${d2d.scaled:${schedule.epochs},1000}",
         ],
     ),
     warmup_factor=0.001,
-    warmup_length="${warmup_share:${schedule.warmup_iters},${train.max_iter}}",
+    warmup_length="${d2d.warmup_share:${schedule.warmup_iters},${train.max_iter}}",
     warmup_method="linear",
 )
 
-train.max_iter = "${iterations:${schedule.epochs},${schedule.images_per_epoch},${dataloader.train.total_batch_size}}"
-train.eval_period = "${iterations:1,${schedule.images_per_epoch},${dataloader.train.total_batch_size}}"
+_EPOCH = "${schedule.images_per_epoch},${dataloader.train.total_batch_size}}"
+train.max_iter = "${d2d.iterations:${schedule.epochs}," + _EPOCH
+train.eval_period = "${d2d.iterations:1," + _EPOCH
 train.checkpointer.period = "${train.eval_period}"

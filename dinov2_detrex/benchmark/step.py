@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from detectron2.config import instantiate
@@ -10,7 +11,8 @@ from torch import nn
 
 from dinov2_detrex.analysis import PARTS, REST, part_of, random_inputs, weights_off
 from dinov2_detrex.benchmark.timing import as_table, check_repeats, now, peak_column
-from dinov2_detrex.training.cli import load
+from dinov2_detrex.config.loading import load, train_options
+from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 
 RECIPE = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
 STEPS = ("backward", "clipping", "optimizer")
@@ -50,10 +52,8 @@ def report(
 
 def training_step(cfg: DictConfig, model: nn.Module, inputs: list[dict], device) -> Callable[[], Counter]:
     """A function that takes one step and says how many seconds each part took; with the config's optimizer."""
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    cfg.optimizer.params.pop("model")
-    clip = cfg.train.clip_grad
+    optimizer = build_optimizer(cfg.optimizer, model)
+    clip_gradients = gradient_clipping(train_options(cfg).clip_grad)
 
     def step() -> Counter:
         model.train()
@@ -62,8 +62,8 @@ def training_step(cfg: DictConfig, model: nn.Module, inputs: list[dict], device)
         with clock:
             loss = sum(model(inputs).values())
         clock.measure("backward", loss.backward)
-        if clip.enabled:
-            clock.measure("clipping", lambda: nn.utils.clip_grad_norm_(model.parameters(), **clip.params))
+        if clip_gradients is not None:
+            clock.measure("clipping", partial(clip_gradients, model.parameters()))
         clock.measure("optimizer", optimizer.step)
         return clock.seconds
 

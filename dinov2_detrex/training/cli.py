@@ -5,10 +5,9 @@ import os
 import sys
 import traceback
 
-from dinov2_detrex.training import setup
+from dinov2_detrex.config.loading import load
 from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun, under_torchrun
 from dinov2_detrex.training.errors import UsageError, UserError
-from dinov2_detrex.training.overrides import apply_overrides
 from dinov2_detrex.training.precision import choose_device
 from dinov2_detrex.training.run import run
 
@@ -76,15 +75,6 @@ def _main(args: argparse.Namespace) -> int:
 def _asked_device(name: str | None) -> str:
     """Several processes are meant for GPUs unless the CPU is asked for."""
     return (name or "cuda").partition(":")[0]
-
-
-def load(config_file: str, overrides: list[str]):
-    """The config that a command line describes."""
-    cfg = setup.load_config(setup.find_config(config_file))
-    apply_overrides(cfg, overrides)
-    setup.apply_fast_dev_run(cfg)
-    setup.check_references(cfg)
-    return cfg
 
 
 def run_from_command_line(config_file: str, overrides: list[str], resume: bool, eval_only: bool) -> int:

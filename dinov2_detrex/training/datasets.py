@@ -2,10 +2,10 @@
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from dinov2_detrex.config.refusals import nearest_keys
 from dinov2_detrex.data.classes import class_names_by_id
 from dinov2_detrex.data.registration import CHECK_OPTIONS, class_names_of, usable_json
 from dinov2_detrex.training.errors import UserError
-from dinov2_detrex.training.overrides import nearest_keys
 
 
 def check_datasets(cfg_dataloader, parts=("train", "test")) -> None:

@@ -11,7 +11,7 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dinov2_detrex.training.parallel import like, own_part, whole
+from dinov2_detrex.training.parallel import distribute_like, full_tensor, local_shard
 
 
 class ModelEMA:
@@ -19,7 +19,7 @@ class ModelEMA:
 
     Args:
         model: the bare model (not wrapped by DDP); its current weights are the start.
-        decay: in [0, 1].
+        decay: between 0 and 1.
         device: where the average is kept; "" = beside each parameter.
     """
 
@@ -39,20 +39,22 @@ class ModelEMA:
         for name in self._moving.keys() - set(floating):
             self._moving[name].copy_(current[name])
         if floating:
-            averaged = [own_part(self._moving[name]) for name in floating]
-            values = [own_part(current[name].detach()).to(ema.device) for name, ema in zip(floating, averaged)]
+            averaged = [local_shard(self._moving[name]) for name in floating]
+            values = [local_shard(current[name].detach()).to(ema.device) for name, ema in zip(floating, averaged)]
             self._average(averaged, values, 0)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """name -> tensor for every parameter and saved buffer; a tensor under two names appears under the first."""
         tensors = self._all_tensors()
-        return {name: whole(self._moving.get(name, value.detach())) for name, value in tensors.items()}
+        return {name: full_tensor(self._moving.get(name, value.detach())) for name, value in tensors.items()}
 
     def model_state_dict(self) -> dict[str, torch.Tensor]:
         """The model's own state dict, every name of a shared tensor included, with the averaged values."""
-        average = {id(value): self._moving.get(name, value.detach()) for name, value in self._all_tensors().items()}
-        own = self.model.state_dict(keep_vars=True)
-        return {name: whole(average.get(id(value), value.detach())) for name, value in own.items()}
+        average: dict[int, torch.Tensor] = {
+            id(value): self._moving.get(name, value.detach()) for name, value in self._all_tensors().items()
+        }
+        own: dict[str, torch.Tensor] = self.model.state_dict(keep_vars=True)
+        return {name: full_tensor(average.get(id(value), own[name].detach())) for name, value in own.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -65,7 +67,7 @@ class ModelEMA:
         if missing:
             raise AssertionError(f"the saved ema_state lacks {len(missing)} weights of this model, e.g. {missing[0]!r}")
         for name, value in self._moving.items():
-            value.copy_(like(state[name], value))
+            value.copy_(distribute_like(state[name], value))
 
     @contextlib.contextmanager
     def applied(self):

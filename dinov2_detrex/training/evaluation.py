@@ -4,24 +4,26 @@ import contextlib
 import copy
 import logging
 import math
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import HookBase
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import open_dict
 from torch import nn
 
-from dinov2_detrex.training.parallel import gathered
+from dinov2_detrex.config.train_options import BestMode
+from dinov2_detrex.training.parallel import unsharded
 from dinov2_detrex.training.seeding import EVALUATION, derive_seed, seeded
+from dinov2_detrex.training.trainer import TrainerHook
 
 logger = logging.getLogger(__name__)
 
 EMA_PREFIX = "ema"
 
 
-class Evaluator:
+class Validator:
     """Evaluates a model on a config's `dataloader.test` with its `dataloader.evaluator`.
 
     Args:
@@ -47,7 +49,7 @@ class Evaluator:
             return {}
         results = dict(self._evaluate(model))
         if self._loss_loader is not None:
-            results["validation"] = self._losses(model)
+            results["validation"] = self._losses(model, self._loss_loader)
         if ema is not None:
             with ema.applied():
                 results[EMA_PREFIX] = dict(self._evaluate(model, EMA_PREFIX))
@@ -56,7 +58,7 @@ class Evaluator:
     def _evaluate(self, model: nn.Module, prefix: str = "") -> dict:
         if prefix not in self._evaluators:
             self._evaluators[prefix] = instantiate(self._evaluator_config(prefix))
-        with gathered(model):  # the processes may have different numbers of images
+        with unsharded(model):  # the processes may have different numbers of images
             results = inference_on_dataset(model, self._loader, self._evaluators[prefix])
         if comm.is_main_process() and results:
             logger.info("results%s:", f" of the {prefix} weights" if prefix else "")
@@ -71,11 +73,11 @@ class Evaluator:
                 cfg.output_dir = f"{cfg.output_dir}/{prefix}"
         return cfg
 
-    def _losses(self, model: nn.Module) -> dict[str, float]:
+    def _losses(self, model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
         """Mean training losses over the test images, "total" included; the model draws the same noise every time."""
         sums, count = {}, 0
-        with gathered(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
-            for batch in self._loss_loader:
+        with unsharded(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
+            for batch in loader:
                 losses = {name.removeprefix("loss_"): float(value) for name, value in model(batch).items()}
                 for name, value in (losses | {"total": sum(losses.values())}).items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch)
@@ -121,15 +123,13 @@ class BestTracker:
 
     Args:
         metric: flattened name, e.g. "bbox/AP".
-        mode: "max" or "min".
+        mode: whether larger or smaller values are better.
         patience: evaluations without improvement after which training should end; 0 = never.
         min_delta: by how much a value must beat the best one to count as an improvement.
     """
 
-    def __init__(self, metric: str, mode: str = "max", patience: int = 0, min_delta: float = 0.0):
-        if mode not in ("max", "min"):
-            raise ValueError(f"train.best_checkpoint.mode={mode!r} must be 'max' or 'min'")
-        self.metric, self.sign = metric, 1.0 if mode == "max" else -1.0
+    def __init__(self, metric: str, mode: BestMode = BestMode.max, patience: int = 0, min_delta: float = 0.0):
+        self.metric, self.sign = metric, 1.0 if mode == BestMode.max else -1.0
         self.patience, self.min_delta = patience, min_delta
         self.best, self.waited = None, 0
 
@@ -150,7 +150,7 @@ class BestTracker:
         return 0 < self.patience <= self.waited
 
 
-class PeriodicEvaluation(HookBase):
+class PeriodicEvaluation(TrainerHook):
     """Evaluates every `period` iterations and after the last one, keeps the best weights, ends a run that stalls.
 
     A run that was killed between a checkpoint and the evaluation due at the same iteration makes up for it on resume.
@@ -186,20 +186,18 @@ class PeriodicEvaluation(HookBase):
         results = flatten(self.evaluate())
         comm.synchronize()
         self.evaluated_after = done
-        if results:
-            self.trainer.storage.put_scalars(**results, smoothing_hint=False)
+        for name, value in results.items():
+            self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
         if self.tracker is not None:
-            self._judge(done, results)
+            self._judge(self.tracker, done, results)
 
-    def _judge(self, done: int, results: dict[str, float]) -> None:
-        if comm.is_main_process():
-            improved = self.tracker.update(results)
-            verdict = improved, self.tracker.exhausted
-        improved, exhausted = comm.all_gather(verdict if comm.is_main_process() else None)[0]
+    def _judge(self, tracker: BestTracker, done: int, results: dict[str, float]) -> None:
+        verdict = (tracker.update(results), tracker.exhausted) if comm.is_main_process() else None
+        improved, exhausted = comm.all_gather(verdict)[0]
         if improved and self.save_best is not None:
             self.save_best(done - 1, results)
         if exhausted:
-            logger.info("no better %s for %d evaluations: the run ends", self.tracker.metric, self.tracker.patience)
+            logger.info("no better %s for %d evaluations: the run ends", tracker.metric, tracker.patience)
             self.trainer.stop()
 
     def state_dict(self) -> dict:

@@ -3,14 +3,15 @@
 import math
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.utils.events import get_event_storage
 
-from dinov2_detrex.training.errors import UsageError
+from dinov2_detrex.config.train_options import ScaleLrOptions, ScaleRule
+from dinov2_detrex.training.trainer import TrainerHook
 
 END = 1.0 - 1e-9  # schedulers are defined on [0, 1); some raise at 1
 
 
-class LearningRate(HookBase):
+class LearningRate(TrainerHook):
     """Sets the rates before each step, from the iteration alone, so that a resumed run needs no scheduler state.
 
     Args:
@@ -29,22 +30,17 @@ class LearningRate(HookBase):
 
     def after_step(self):
         largest = max(self.optimizer.param_groups, key=lambda group: sum(p.numel() for p in group["params"]))
-        self.trainer.storage.put_scalar("lr", largest["lr"], smoothing_hint=False)
+        get_event_storage().put_scalar("lr", largest["lr"], smoothing_hint=False)
 
 
-def scale_learning_rates(optimizer, batch_size: int, reference_batch_size: int, rule: str = "linear") -> float:
-    """Multiply every group's rate by batch / reference ("linear", Goyal et al. 2017) or its root ("sqrt").
+def scale_learning_rates(optimizer: torch.optim.Optimizer, batch_size: int, options: ScaleLrOptions) -> float:
+    """Multiply every group's rate by batch / reference (linear, Goyal et al. 2017) or by its root (sqrt).
 
     Returns:
         the factor; 1.0 where `reference_batch_size` is 0.
-
-    Raises:
-        UsageError: unknown rule.
     """
-    rules = {"linear": lambda ratio: ratio, "sqrt": math.sqrt}
-    if rule not in rules:
-        raise UsageError(f"train.scale_lr.rule={rule} is not one of {', '.join(rules)}")
-    factor = rules[rule](batch_size / reference_batch_size) if reference_batch_size else 1.0
+    ratio = batch_size / options.reference_batch_size if options.reference_batch_size else 1.0
+    factor = math.sqrt(ratio) if options.rule == ScaleRule.sqrt else ratio
     for group in optimizer.param_groups:
         group["lr"] *= factor
     return factor

@@ -7,6 +7,7 @@ the parameters of one block at a time. Checkpoints hold whole tensors in every c
 import contextlib
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -15,35 +16,33 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from dinov2_detrex.config.train_options import DdpOptions, FsdpOptions
 from dinov2_detrex.training.errors import UsageError
 
 try:
     from torch.distributed.tensor import DTensor, distribute_tensor
 except ImportError:  # torch 2.4
-    from torch.distributed._tensor import DTensor, distribute_tensor
+    from torch.distributed._tensor.api import DTensor, distribute_tensor
 
 
-def is_sharded(train) -> bool:
-    """True if the run is to use FSDP2: asked for in `train.fsdp`, and more than one process."""
-    return bool(train.fsdp.enabled) and comm.get_world_size() > 1
+def is_sharded(options: FsdpOptions) -> bool:
+    """True if the run is to use FSDP2: asked for, and more than one process."""
+    return options.enabled and comm.get_world_size() > 1
 
 
-def wrap(model: nn.Module, train, device: torch.device) -> nn.Module:
-    """The model as the training step calls it; alone, the model itself. Optimizers are built afterwards.
-
-    Args:
-        train: the config section; `ddp` holds keywords of DistributedDataParallel and `fp16_compression`.
-    """
+def wrap(model: nn.Module, ddp: DdpOptions, fsdp: FsdpOptions, device: torch.device) -> nn.Module:
+    """The model as the training step calls it; alone, the model itself. Optimizers are built afterwards."""
     if comm.get_world_size() == 1:
         return model
-    if is_sharded(train):
-        return shard(model, train.fsdp.modules, device)
-    options = dict(train.ddp)
-    compress = options.pop("fp16_compression", False)
-    if "broadcast_buffers" in options and "forward_sync_buffers" in signature(DistributedDataParallel).parameters:
-        options["forward_sync_buffers"] = options.pop("broadcast_buffers")  # its name since torch 2.13
+    if is_sharded(fsdp):
+        return shard(model, fsdp.modules, device)
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # since torch 2.13
+    options: dict[str, Any] = {
+        "forward_sync_buffers" if renamed else "broadcast_buffers": ddp.broadcast_buffers,
+        "find_unused_parameters": ddp.find_unused_parameters,
+    }
     wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None, **options)
-    if compress:
+    if ddp.fp16_compression:
         wrapped.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
     return wrapped
 
@@ -64,7 +63,8 @@ def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module
         raise UsageError(f"train.fsdp.modules={list(names)}: the model has no container of one of these names")
     for member in members:
         fully_shard(member, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def _members(model: nn.Module, names: list[str]) -> list[nn.Module]:
@@ -78,8 +78,12 @@ def _members(model: nn.Module, names: list[str]) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def gradient_sync(model: nn.Module, on: bool):
-    """Whether the backward passes inside exchange gradients; only the last of an iteration has to."""
+def gradient_sync(model: Any, on: bool):
+    """Whether the backward passes inside exchange gradients; only the last of an iteration has to.
+
+    Args:
+        model: as `wrap` made it.
+    """
     if hasattr(model, "set_requires_gradient_sync"):
         model.set_requires_gradient_sync(on)
         yield
@@ -91,43 +95,43 @@ def gradient_sync(model: nn.Module, on: bool):
 
 
 @contextlib.contextmanager
-def gathered(model: nn.Module):
+def unsharded(model: nn.Module):
     """Inside, every process holds all parameters, so that each may run the model as often as it likes."""
-    parts = [module for module in model.modules() if hasattr(module, "unshard")]
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "unshard")]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
     try:
         yield
     finally:
-        for part in parts:
-            part.reshard()
-            part.set_reshard_after_forward(part is not model, recurse=False)
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(module is not model, recurse=False)
 
 
-def whole(value):
+def full_tensor(value: torch.Tensor) -> torch.Tensor:
     """A tensor that may be sharded -> the whole one, on the CPU if it was. All processes must ask together."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
-def own_part(value: torch.Tensor) -> torch.Tensor:
+def local_shard(value: torch.Tensor) -> torch.Tensor:
     """What this process holds of a tensor, sharing its memory; all of it where it is not sharded."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def distribute_like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """A whole tensor, spread over the processes as `target` is."""
     if not isinstance(target, DTensor) or value.shape != target.shape:
         return value
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
 
 
-def whole_state(state):
-    """`whole` for every tensor in nested dictionaries and lists."""
-    return _mapped(state, whole)
+def full_state(state: dict) -> dict:
+    """`full_tensor` for every tensor in nested dictionaries and lists."""
+    return _mapped(state, full_tensor)
 
 
-def _mapped(state, function: Callable):
+def _mapped(state: Any, function: Callable) -> Any:
     if isinstance(state, dict):
         return {name: _mapped(value, function) for name, value in state.items()}
     if isinstance(state, list):
@@ -138,8 +142,10 @@ def _mapped(state, function: Callable):
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load a state of whole tensors into an optimizer whose parameters may be sharded."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    spread = {
-        number: {name: like(v, parameters[number]) if isinstance(v, torch.Tensor) else v for name, v in slot.items()}
-        for number, slot in state["state"].items()
-    }
+
+    def distributed(slot: dict, parameter: torch.Tensor) -> dict:
+        tensors = {name: value for name, value in slot.items() if isinstance(value, torch.Tensor)}
+        return slot | {name: distribute_like(value, parameter) for name, value in tensors.items()}
+
+    spread = {number: distributed(slot, parameters[number]) for number, slot in state["state"].items()}
     optimizer.load_state_dict({"state": spread, "param_groups": state["param_groups"]})

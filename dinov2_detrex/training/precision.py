@@ -4,14 +4,10 @@ import contextlib
 
 import torch
 
+from dinov2_detrex.config.train_options import AmpDtype, AmpOptions
 from dinov2_detrex.training.errors import UsageError
 
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
+DTYPES = {AmpDtype.bfloat16: torch.bfloat16, AmpDtype.float16: torch.float16}
 
 
 class Precision:
@@ -39,24 +35,18 @@ class Precision:
         return f"autocast {str(self.dtype).removeprefix('torch.')}{scaled}"
 
 
-def choose_dtype(enabled: bool, name: str | None, device: torch.device) -> torch.dtype | None:
-    """The autocast dtype for `train.amp`: None when off, bf16 unless `name` says otherwise or the GPU lacks it.
-
-    Raises:
-        UsageError: `name` is not a dtype of autocast.
-    """
-    if not enabled:
+def choose_dtype(options: AmpOptions, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast: None when off, bf16 unless `options.dtype` says otherwise or the GPU lacks it."""
+    if not options.enabled:
         return None
-    if name:
-        if str(name).removeprefix("torch.") not in DTYPES:
-            raise UsageError(f"train.amp.dtype={name} is not one of {', '.join(DTYPES)}")
-        return DTYPES[str(name).removeprefix("torch.")]
+    if options.dtype is not None:
+        return DTYPES[options.dtype]
     return torch.bfloat16 if _has_bfloat16(device) else torch.float16
 
 
 def _has_bfloat16(device: torch.device) -> bool:
     """True on CPUs, and on GPUs with bf16 in hardware (compute capability 8 and later)."""
-    return device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type != "cuda" or bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -65,7 +55,7 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     Raises:
         UsageError: CUDA is asked for where torch sees none.
     """
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(str(name or ("cuda" if torch.cuda.is_available() else "cpu")))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"train.device={name}, but torch {torch.__version__} sees no CUDA device; "

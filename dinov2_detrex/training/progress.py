@@ -1,20 +1,23 @@
 """What a run tells: metrics.json, TensorBoard, Weights & Biases, log lines, and a progress bar on a terminal."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from detectron2.engine import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.training.checkpoint import replacing
 from dinov2_detrex.training.errors import UserError
+from dinov2_detrex.training.trainer import TrainerHook
 
 METRIC_LOGGER = "detectron2.utils.events"  # of CommonMetricPrinter; on a terminal the bar shows its numbers
 METRICS_FILE = "metrics.json"
@@ -62,18 +65,18 @@ class WandbMetrics(EventWriter):
     """The same numbers to Weights & Biases.
 
     Args:
-        cfg: the whole config; `train.wandb.params` are keywords of `wandb.init`.
+        params: keywords of `wandb.init`.
+        cfg: the whole config, which is recorded.
 
     Raises:
         UserError: wandb is not installed, or does not start (not logged in: `wandb login`, or WANDB_MODE=offline).
     """
 
-    def __init__(self, cfg):
+    def __init__(self, params: dict[str, Any], cfg: DictConfig):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # an optional dependency
         except ImportError as error:
             raise UserError(f"train.wandb.enabled=true needs wandb: pip install wandb ({error})") from error
-        params = OmegaConf.to_container(cfg.train.wandb.params, resolve=True)
         os.makedirs(params.get("dir") or ".", exist_ok=True)
         try:
             self._run = wandb.init(config=_plain(cfg), **params)
@@ -89,7 +92,7 @@ class WandbMetrics(EventWriter):
         self._run.finish()
 
 
-def _plain(cfg) -> dict:
+def _plain(cfg: DictConfig) -> Any:
     """The resolved config with callables by name."""
 
     def named(value):
@@ -103,7 +106,7 @@ def _plain(cfg) -> dict:
     return named(OmegaConf.to_container(cfg, resolve=True))
 
 
-class ForgetOldValues(HookBase):
+class ForgetOldValues(TrainerHook):
     """Keeps the event storage from growing over a long run: of each scalar the last values stay, in memory.
 
     Args:
@@ -133,7 +136,7 @@ def _keep_lines_before(path: Path, iteration: int) -> None:
         file.write("".join(kept).encode())
 
 
-class ProgressBar(HookBase):
+class ProgressBar(TrainerHook):
     """A bar with speed, time left, loss and learning rate on stderr; log lines are printed above it.
 
     Args:
@@ -142,11 +145,10 @@ class ProgressBar(HookBase):
 
     def __init__(self, loggers: list[str]):
         self.loggers = [logging.getLogger(name) for name in loggers]
-        self._bar = self._redirection = None
+        self._bar, self._redirection = None, contextlib.ExitStack()
 
     def before_train(self):
-        self._redirection = logging_redirect_tqdm(self.loggers)
-        self._redirection.__enter__()
+        self._redirection.enter_context(logging_redirect_tqdm(self.loggers))
         for handler in (handler for logger in self.loggers for handler in logger.handlers):
             if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # not those of log.txt
                 handler.addFilter(lambda record: record.name != METRIC_LOGGER)
@@ -155,13 +157,14 @@ class ProgressBar(HookBase):
     def after_step(self):
         latest = self.trainer.storage.latest()
         shown = {name: f"{latest[name][0]:.4g}" for name in ("total_loss", "lr", "bbox/AP") if name in latest}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update()
 
     def after_train(self):
         if self._bar is not None:
             self._bar.close()
-            self._redirection.__exit__(None, None, None)
+            self._redirection.close()
 
 
 def shows_bar() -> bool:
@@ -169,17 +172,18 @@ def shows_bar() -> bool:
     return sys.stderr.isatty()
 
 
-def build_writers(cfg, start_iter: int = 0) -> list[EventWriter]:
+def build_writers(options: TrainOptions, cfg: DictConfig, start_iter: int = 0) -> list[EventWriter]:
     """The writers of the main process.
 
     Args:
-        cfg: the whole config; `train.output_dir`, `train.max_iter` and `train.wandb` are read.
+        options: `output_dir`, `max_iter` and `wandb` are read.
+        cfg: the whole config, for Weights & Biases.
         start_iter: what an earlier, killed run wrote from this iteration on is superseded.
 
     Raises:
         UserError: `train.wandb.enabled` without wandb.
     """
-    folder = Path(cfg.train.output_dir)
-    writers = [CommonMetricPrinter(cfg.train.max_iter), MetricsJson(folder / METRICS_FILE, start_iter)]
+    folder = Path(options.output_dir)
+    writers = [CommonMetricPrinter(options.max_iter), MetricsJson(folder / METRICS_FILE, start_iter)]
     writers.append(TensorboardXWriter(str(folder), **({"purge_step": start_iter} if start_iter else {})))
-    return writers + ([WandbMetrics(cfg)] if cfg.train.wandb.enabled else [])
+    return writers + ([WandbMetrics(options.wandb.params, cfg)] if options.wandb.enabled else [])

@@ -1,4 +1,4 @@
-"""What each process of a run does: build the parts that the config describes, resume, train, evaluate."""
+"""What each process of a run does: build what the config describes, resume, train, evaluate."""
 
 import logging
 from dataclasses import dataclass
@@ -11,14 +11,18 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from dinov2_detrex.config.loading import train_options
+from dinov2_detrex.config.saving import settled, write_config
+from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
 from dinov2_detrex.training.data_order import build_train_loader
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged, UserError
-from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, Evaluator, PeriodicEvaluation
-from dinov2_detrex.training.initial import load_initial
+from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, PeriodicEvaluation, Validator
+from dinov2_detrex.training.init_checkpoint import load_init_checkpoint
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
+from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
 from dinov2_detrex.training.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training.trainer import Trainer
@@ -27,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunParts:
+class CheckpointState:
     """What a checkpoint is made of: the bare model, its average if there is one, the trainer, the class names."""
 
     model: nn.Module
@@ -45,14 +49,14 @@ class RunParts:
         """The model's state dict, of the averaged weights if asked for and there are any."""
         if averaged and self.ema:
             return self.ema.model_state_dict()
-        return parallel.whole_state(self.model.state_dict())
+        return parallel.full_state(self.model.state_dict())
 
 
 def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool = False) -> int:
     """Train, or evaluate only, as one of the run's processes.
 
     Args:
-        cfg: complete and overridden.
+        cfg: complete and overridden; a run sets nothing on it.
         config_file: named in the log.
         resume: continue from the newest checkpoint in `train.output_dir`, if there is one.
         eval_only: evaluate `train.init_checkpoint` (with `resume`: the newest checkpoint).
@@ -63,18 +67,19 @@ def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool
     Raises:
         UserError: for everything that its user can put right.
     """
-    setup.set_up_loggers(cfg.train.output_dir)
+    options = train_options(cfg)
+    setup.set_up_loggers(options.output_dir)
     setup.log_start(config_file)
-    setup.set_numerics(cfg.train)
-    device = choose_device(cfg.train.device, comm.get_local_rank() if comm.get_world_size() > 1 else 0)
-    checkpoints = checkpoint.RunCheckpoints(cfg.train.output_dir, cfg.train.checkpointer.max_to_keep)
+    setup.set_numerics(options)
+    device = choose_device(options.device, comm.get_local_rank() if comm.get_world_size() > 1 else 0)
+    checkpoints = checkpoint.RunCheckpoints(options.output_dir, options.checkpointer.max_to_keep)
     saved = _find_saved(checkpoints) if resume else None
     try:
         check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"))
         if eval_only:
-            evaluate_only(cfg, device, saved)
+            evaluate_only(cfg, options, device, saved)
         else:
-            train(cfg, device, checkpoints, saved)
+            train(cfg, options, device, checkpoints, saved)
     except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:
@@ -94,52 +99,58 @@ def _find_saved(checkpoints: checkpoint.RunCheckpoints) -> dict | None:
     return found[1]
 
 
-def train(cfg: DictConfig, device: torch.device, checkpoints, saved: dict | None) -> None:
+def train(
+    cfg: DictConfig,
+    options: TrainOptions,
+    device: torch.device,
+    checkpoints: checkpoint.RunCheckpoints,
+    saved: dict | None,
+) -> None:
     """Train from the start, or from what was `saved`."""
-    seed = _agree_on_seed(cfg.train.seed, saved)
+    seed = _agree_on_seed(options.seed, saved)
+    cfg = settled(cfg, seed=seed, device=device.type)
     if comm.is_main_process():
-        cfg.train.seed, cfg.train.device = seed, device.type
-        logger.info("config written to %s", setup.write_config(cfg, cfg.train.output_dir))
+        logger.info("config written to %s", write_config(cfg, options.output_dir))
     start_iter = saved["iteration"] + 1 if saved else 0
     seed_generators(seed)  # the same initial weights in every process
-    model = _build_model(cfg, device)
+    model = _build_model(cfg, options, device)
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        load_initial(model, cfg.train.init_checkpoint, lambda: class_names(cfg.dataloader.train))
-    wrapped = parallel.wrap(model, cfg.train, device)
-    optimizer, clip = _build_optimizer(cfg, model)
-    averaging = cfg.train.model_ema
-    ema = ModelEMA(model, averaging.decay, averaging.device) if averaging.enabled else None
-    trainer = _build_trainer(cfg, wrapped, optimizer, clip, device, seed, start_iter)
-    parts = RunParts(model, ema, trainer, dataset_metadata(cfg.dataloader.train))
-    trainer.register_hooks(_build_hooks(cfg, parts, checkpoints, start_iter))
+        load_init_checkpoint(model, options.init_checkpoint, lambda: class_names(cfg.dataloader.train))
+    wrapped = parallel.wrap(model, options.ddp, options.fsdp, device)
+    optimizer = _build_optimizer(cfg, options, model)
+    averaging = options.model_ema
+    ema = ModelEMA(model, averaging.decay, averaging.device.value) if averaging.enabled else None
+    trainer = _build_trainer(cfg, options, wrapped, optimizer, device, seed, start_iter)
+    state = CheckpointState(model, ema, trainer, dataset_metadata(cfg.dataloader.train))
+    trainer.register_hooks(_build_hooks(cfg, options, state, checkpoints, start_iter))
     if saved:
         trainer.load_state_dict(saved["trainer"])
         if ema is not None:
             ema.load_state_dict(_ema_state(saved, "the checkpoint to resume from"))
         saved.clear()  # the run's memory is not for its past
-    trainer.train(start_iter, cfg.train.max_iter)
+    trainer.train(start_iter, options.max_iter)
 
 
-def evaluate_only(cfg: DictConfig, device: torch.device, saved: dict | None) -> None:
+def evaluate_only(cfg: DictConfig, options: TrainOptions, device: torch.device, saved: dict | None) -> None:
     """Evaluate once and log the results."""
-    model = _build_model(cfg, device)
+    model = _build_model(cfg, options, device)
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        saved = load_initial(model, cfg.train.init_checkpoint)
-        if not cfg.train.init_checkpoint:
+        saved = load_init_checkpoint(model, options.init_checkpoint)
+        if not options.init_checkpoint:
             logger.warning("--eval-only without train.init_checkpoint evaluates the weights as the model was built")
-    options = cfg.train.model_ema
-    if options.enabled and options.use_ema_weights_for_eval_only:
-        ema = ModelEMA(model, device=options.device)
-        ema.load_state_dict(_ema_state(saved, cfg.train.init_checkpoint))
+    averaging = options.model_ema
+    if averaging.enabled and averaging.use_ema_weights_for_eval_only:
+        ema = ModelEMA(model, device=averaging.device.value)
+        ema.load_state_dict(_ema_state(saved, options.init_checkpoint))
         ema.apply()
         logger.info("evaluating the averaged weights")
     with failures.building("dataloader.test"):
-        evaluator = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)
-    results = evaluator(model.eval())
+        validator = Validator(cfg.dataloader, options.validation_loss.enabled)
+    results = validator(model.eval())
     _compare_classes(saved.get("metadata") or {}, dataset_metadata(cfg.dataloader.test))
     if comm.is_main_process():
         print(results)
@@ -152,10 +163,10 @@ def _compare_classes(of_weights: dict, of_data: dict) -> None:
         logger.warning("the weights were trained on the classes %s, the data set has %s", trained, named)
 
 
-def _build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
+def _build_model(cfg: DictConfig, options: TrainOptions, device: torch.device) -> nn.Module:
     with failures.building("model"):
         model = instantiate(cfg.model)
-        return model if parallel.is_sharded(cfg.train) else model.to(device)  # shards are moved one by one
+        return model if parallel.is_sharded(options.fsdp) else model.to(device)  # shards are moved one by one
 
 
 def _load_exactly(model: nn.Module, state: dict) -> None:
@@ -187,29 +198,28 @@ def _agree_on_seed(asked: int | None, saved: dict | None) -> int:
     return seed
 
 
-def _build_optimizer(cfg: DictConfig, model: nn.Module):
-    """The optimizer with its rates scaled to the batch, and the function that clips gradients (or None)."""
+def _build_optimizer(cfg: DictConfig, options: TrainOptions, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer with its rates scaled to the batch."""
     with failures.building("optimizer"):
-        cfg.optimizer.params.model = model
-        optimizer = instantiate(cfg.optimizer)
-        cfg.optimizer.params.pop("model")
-    scale = cfg.train.scale_lr
-    factor = scale_learning_rates(
-        optimizer, cfg.dataloader.train.get("total_batch_size", 0), scale.reference_batch_size, scale.rule
-    )
+        optimizer = build_optimizer(cfg.optimizer, model)
+    factor = scale_learning_rates(optimizer, cfg.dataloader.train.get("total_batch_size", 0), options.scale_lr)
     if factor != 1.0:
         logger.info("learning rates scaled by %g", factor)
     logger.info(describe_groups(optimizer, model))
-    clip = cfg.train.clip_grad
-    if not clip.enabled:
-        return optimizer, None
-    return optimizer, lambda parameters: nn.utils.clip_grad_norm_(parameters, **clip.params)
+    return optimizer
 
 
-def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Trainer:
-    options = cfg.train
-    precision = Precision(device, choose_dtype(options.amp.enabled, options.amp.dtype, device))
-    if parallel.is_sharded(options) and precision.scaler.is_enabled():
+def _build_trainer(
+    cfg: DictConfig,
+    options: TrainOptions,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    seed: int,
+    start_iter: int,
+) -> Trainer:
+    precision = Precision(device, choose_dtype(options.amp, device))
+    if parallel.is_sharded(options.fsdp) and precision.scaler.is_enabled():
         raise UserError("train.fsdp and float16 do not go together; set train.amp.dtype=bfloat16")
     logger.info("device %s, precision %s", device, precision)
     with failures.building("dataloader.train"):
@@ -226,50 +236,58 @@ def _build_trainer(cfg, model, optimizer, clip, device, seed, start_iter) -> Tra
         loader,
         optimizer,
         precision=precision,
-        clip_gradients=clip,
-        parts=options.accumulate.steps,
+        clip_gradients=gradient_clipping(options.clip_grad),
+        micro_batches=options.accumulate.steps,
         weight_by=options.accumulate.weight_by,
         seed=seed,
-        divergence=(options.divergence.factor, options.divergence.window),
+        divergence=options.divergence,
     )
 
 
-def _build_hooks(cfg, parts: RunParts, checkpoints, start_iter: int) -> list:
+def _build_hooks(
+    cfg: DictConfig,
+    options: TrainOptions,
+    state: CheckpointState,
+    checkpoints: checkpoint.RunCheckpoints,
+    start_iter: int,
+) -> list:
     """In the order in which they act after each iteration."""
-    options, main, ema = cfg.train, comm.is_main_process(), parts.ema
+    main = comm.is_main_process()
     with failures.building("lr_multiplier"):
         multiplier = instantiate(cfg.lr_multiplier)
     return [
         hooks.IterationTimer(),
-        EMAUpdate(ema) if ema else None,
-        LearningRate(parts.trainer.optimizer, multiplier),
-        checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, parts.content),
-        _build_evaluation(cfg, parts, checkpoints.folder),
+        EMAUpdate(state.ema) if state.ema else None,
+        LearningRate(state.trainer.optimizer, multiplier),
+        checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
+        _build_evaluation(cfg, options, state, checkpoints.folder),
         progress.ForgetOldValues(),
-        hooks.PeriodicWriter(progress.build_writers(cfg, start_iter), options.log_period) if main else None,
+        hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,
         progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
     ]
 
 
-def _build_evaluation(cfg, parts: RunParts, folder: Path) -> PeriodicEvaluation:
+def _build_evaluation(
+    cfg: DictConfig, options: TrainOptions, state: CheckpointState, folder: Path
+) -> PeriodicEvaluation:
     """The hook that evaluates, keeps the best weights and ends a run that stalls, as the config asks."""
     with failures.building("dataloader.test"):  # now, not after hours of training
-        evaluator = Evaluator(cfg.dataloader, cfg.train.validation_loss.enabled)
-    best, stopping = cfg.train.best_checkpoint, cfg.train.early_stopping
-    metric = best.metric or (f"{EMA_PREFIX}/bbox/AP" if parts.ema else "bbox/AP")
+        validator = Validator(cfg.dataloader, options.validation_loss.enabled)
+    best, stopping = options.best_checkpoint, options.early_stopping
+    metric = best.metric or (f"{EMA_PREFIX}/bbox/AP" if state.ema else "bbox/AP")
     tracker = BestTracker(metric, best.mode, stopping.patience, stopping.min_delta)
 
     def save_best(iteration: int, results: dict) -> None:
-        weights = parts.weights(averaged=metric.startswith(EMA_PREFIX + "/"))
+        weights = state.weights(averaged=metric.startswith(EMA_PREFIX + "/"))
         if comm.is_main_process():
-            content = {"model": weights, "iteration": iteration, "metadata": parts.metadata, "results": results}
+            content = {"model": weights, "iteration": iteration, "metadata": state.metadata, "results": results}
             checkpoint.write(folder / "model_best.pth", content)
             logger.info("best %s so far: %.4f, saved %s", metric, results[metric], folder / "model_best.pth")
 
     judged = cfg.dataloader.get("evaluator") is not None and (best.enabled or stopping.patience)
     return PeriodicEvaluation(
-        cfg.train.eval_period,
-        lambda: evaluator(parts.model, parts.ema),
+        options.eval_period,
+        lambda: validator(state.model, state.ema),
         tracker if judged else None,
         save_best if best.enabled else None,
     )

@@ -1,6 +1,6 @@
 """One iteration of training, and the loop around it, for either engine.
 
-iteration = read the images, seed, forward and backward part by part, clip, look at the numbers, step.
+iteration = read the images, seed, forward and backward by micro-batches, clip, look at the numbers, step.
 """
 
 import logging
@@ -8,14 +8,16 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
+from dinov2_detrex.config.train_options import DivergenceOptions, WeightBy
 from dinov2_detrex.training import parallel
 from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.precision import Precision
@@ -26,19 +28,25 @@ logger = logging.getLogger(__name__)
 MIN_HISTORY = 20  # iterations before a loss can be called exploding
 
 
+class TrainerHook(HookBase):
+    """A hook that asks for what this project's trainer has beside detectron2's."""
+
+    trainer: Any  # a `Trainer`, once it is registered
+
+
 class Trainer(TrainerBase):
     """Trains a model that maps a batch to a dictionary of losses.
 
     Args:
         model: possibly wrapped (DDP, FSDP); in training mode from here on.
-        loader: endless; each item is one part of an iteration's batch: a list of model inputs.
+        loader: endless; each item is one micro-batch of an iteration: a list of model inputs.
         optimizer: of the model's parameters.
         precision: autocast and gradient scaling; None is fp32.
         clip_gradients: called with the parameters that have gradients, returns their norm; None does not clip.
-        parts: items of `loader` that make one iteration (gradient accumulation).
-        weight_by: what the losses are averaged over, "boxes" or "images"; decides how much each part counts.
+        micro_batches: items of `loader` that make one iteration (gradient accumulation).
+        weight_by: what the losses are averaged over; decides how much each micro-batch counts.
         seed: of the run; iteration i draws its random numbers from (seed, i, process).
-        divergence: (factor, window): the run ends when the loss exceeds factor x its median over the window.
+        divergence: when a rising loss ends the run.
     """
 
     def __init__(
@@ -49,19 +57,19 @@ class Trainer(TrainerBase):
         *,
         precision: Precision | None = None,
         clip_gradients: Callable | None = None,
-        parts: int = 1,
-        weight_by: str = "boxes",
+        micro_batches: int = 1,
+        weight_by: WeightBy = WeightBy.boxes,
         seed: int = 0,
-        divergence: tuple[float, int] = (100.0, 200),
+        divergence: DivergenceOptions | None = None,
     ):
         super().__init__()
-        if weight_by not in ("boxes", "images"):
-            raise ValueError(f"weight_by={weight_by!r} must be 'boxes' or 'images'")
         self.model, self.loader, self.optimizer = model.train(), loader, optimizer
         self.precision = precision or Precision(next(model.parameters()).device)
-        self.clip_gradients, self.parts, self.weight_by, self.seed = clip_gradients, parts, weight_by, seed
-        self.divergence_factor, self._recent_losses = divergence[0], deque(maxlen=divergence[1])
-        self.hooks: list[HookBase] = []
+        self.clip_gradients, self.seed = clip_gradients, seed
+        self.micro_batches, self.weight_by = micro_batches, weight_by
+        divergence = divergence or DivergenceOptions()
+        self.divergence_factor, self._recent_losses = divergence.factor, deque(maxlen=divergence.window)
+        self.hooks: list[Any] = []  # those with a state have `load_state_dict` beside what HookBase has
         self.completed = 0  # iterations of the run, those before a resume included
         self.finished = False  # True once the last iteration is done, or after `stop`
         self._stop = False
@@ -101,7 +109,7 @@ class Trainer(TrainerBase):
         if self._batches is None:
             self._batches = iter(self.loader)
         start = time.perf_counter()
-        batches = [next(self._batches) for _ in range(self.parts)]
+        batches = [next(self._batches) for _ in range(self.micro_batches)]
         data_time = time.perf_counter() - start
         seed_generators(derive_seed(STEP, self.seed, self.iter, comm.get_rank()))
         self.optimizer.zero_grad(set_to_none=True)
@@ -113,15 +121,15 @@ class Trainer(TrainerBase):
         self.precision.scaler.update()
 
     def _forward_backward(self, batches: list[list[dict]]) -> dict[str, torch.Tensor]:
-        """Gradients of the whole batch, and its losses: each part weighted by its share of what they average over."""
+        """Gradients of the whole batch, and its losses: each micro-batch counts by its share of what they average."""
         total: dict[str, torch.Tensor] = {}
-        for number, (batch, weight) in enumerate(zip(batches, self._part_weights(batches)), start=1):
-            with parallel.gradient_sync(self.model, number == self.parts):
+        for number, (batch, weight) in enumerate(zip(batches, self._micro_batch_weights(batches)), start=1):
+            with parallel.gradient_sync(self.model, number == self.micro_batches):
                 with self.precision.autocast():
                     losses = self._losses(batch)
                 losses = losses if isinstance(losses, dict) else {"total_loss": losses}
-                losses = {name: value * weight for name, value in losses.items()} if self.parts > 1 else losses
-                self.precision.scaler.scale(sum(losses.values())).backward()
+                losses = {name: value * weight for name, value in losses.items()} if self.micro_batches > 1 else losses
+                self.precision.scaler.scale(_sum(losses)).backward()
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value.detach()
         return total
@@ -133,15 +141,15 @@ class Trainer(TrainerBase):
             names = ", ".join(image.get("file_name", "?") for image in batch)
             raise TrainingDiverged(f"iteration {self.iter}: {error}; images: {names}") from error
 
-    def _part_weights(self, batches: list[list[dict]]) -> list[float]:
-        if self.parts == 1 or self.weight_by == "images":
-            return [1 / self.parts] * self.parts
+    def _micro_batch_weights(self, batches: list[list[dict]]) -> list[float]:
+        if self.micro_batches == 1 or self.weight_by == WeightBy.images:
+            return [1 / self.micro_batches] * self.micro_batches
         counts = torch.tensor([sum(len(image["instances"]) for image in batch) for batch in batches], dtype=torch.float)
         if comm.get_world_size() > 1:
             counts = counts.to(self.precision.device)
             dist.all_reduce(counts)
             counts = counts.cpu() / comm.get_world_size()
-        # DETR's losses are sums over boxes divided by max(boxes, 1): undo each part's divisor, apply the whole batch's
+        # DETR's losses are sums over boxes divided by max(boxes, 1): undo each divisor, apply the whole batch's
         return (counts.clamp(min=1) / counts.sum().clamp(min=1)).tolist()
 
     def _clip(self) -> dict[str, torch.Tensor]:
@@ -149,7 +157,7 @@ class Trainer(TrainerBase):
             return {}
         self.precision.scaler.unscale_(self.optimizer)
         norm = self.clip_gradients([p for p in self.model.parameters() if p.grad is not None])
-        return {"grad_norm": parallel.whole(norm)}
+        return {"grad_norm": parallel.full_tensor(norm)}
 
     def _record(self, values: dict[str, torch.Tensor], data_time: float, batches: list[list[dict]]) -> None:
         """Write the iteration's numbers, means over the processes, and end the run where they are beyond repair."""
@@ -162,10 +170,10 @@ class Trainer(TrainerBase):
         norm = scalars.pop("grad_norm", None)
         total = sum(scalars.values())
         self._check(total, norm, scalars, batches)
-        self.storage.put_scalars(**(scalars | {"total_loss": total}))
-        self.storage.put_scalars(rank_data_time=data_time, data_time=max(row[-1] for row in table))
-        if norm is not None:
-            self.storage.put_scalar("[metric]grad_norm", norm)
+        times = {"rank_data_time": data_time, "data_time": max(row[-1] for row in table)}
+        metrics = {} if norm is None else {"[metric]grad_norm": norm}
+        for name, value in (scalars | {"total_loss": total} | times | metrics).items():
+            get_event_storage().put_scalar(name, value)
 
     def _check(self, total: float, norm: float | None, losses: dict[str, float], batches) -> None:
         scaled = self.precision.scaler.is_enabled()  # then steps with infinite gradients are skipped
@@ -192,7 +200,7 @@ class Trainer(TrainerBase):
             "iteration": self.completed - 1,
             "seed": self.seed,
             "hooks": {type(hook).__qualname__: state for hook in self.hooks if (state := hook.state_dict())},
-            "optimizer": parallel.whole_state(self.optimizer.state_dict()),
+            "optimizer": parallel.full_state(self.optimizer.state_dict()),
         }
         scaler = self.precision.scaler
         return state | ({"grad_scaler": scaler.state_dict()} if scaler.is_enabled() else {})
@@ -205,6 +213,10 @@ class Trainer(TrainerBase):
         for hook in self.hooks:
             if type(hook).__qualname__ in state.get("hooks", {}):
                 hook.load_state_dict(state["hooks"][type(hook).__qualname__])
+
+
+def _sum(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.as_tensor(sum(losses.values()))
 
 
 def _gather_rows(row: torch.Tensor) -> torch.Tensor:

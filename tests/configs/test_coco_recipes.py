@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from dinov2_detrex.config import recipes_dir
-from dinov2_detrex.training.overrides import apply_overrides
+from dinov2_detrex.config.overrides import apply_overrides
 
 FOLDER = recipes_dir() / "projects/dino_dinov2/configs/COCO"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from dinov2_detrex import get_config
 from dinov2_detrex.config import recipes_dir
-from dinov2_detrex.training import cli, setup
+from dinov2_detrex.config.loading import load
+from dinov2_detrex.config.saving import plain, write_config
 
 ROOT = recipes_dir()
 ALL = sorted(
@@ -38,25 +39,33 @@ def _model_of(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_config_dumps_to_yaml_that_loads_equal(name, tmp_path):
-    cfg = _load(name)
-    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    LazyConfig.save(plain(_load(name)), str(tmp_path / "config.yaml"))
     assert not (tmp_path / "config.yaml.pkl").exists()  # written only where the YAML could not be loaded back
     again = LazyConfig.load(str(tmp_path / "config.yaml"))
     LazyConfig.save(again, str(tmp_path / "again.yaml"))
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
 
 
+def test_a_config_with_typed_sections_is_plain_yaml_whoever_saves_it(tmp_path):
+    cfg = load(B_12EP, ["train.amp.dtype=bf16", "train.device=cuda:1"])
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    text = (tmp_path / "config.yaml").read_text()
+    assert "TrainOptions" not in text and not (tmp_path / "config.yaml.pkl").exists()
+    again = LazyConfig.load(str(tmp_path / "config.yaml"))
+    assert (again.train.amp.dtype, again.train.device, again.train.max_iter) == ("bfloat16", "cuda:1", 90_000)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_config_that_a_run_saves_is_a_recipe_for_the_same_run(name, tmp_path):
-    first = setup.write_config(cli.load(name, []), str(tmp_path / "first"))
-    again = cli.load(str(first), [])
-    assert setup.write_config(again, str(tmp_path / "again")).read_text() == first.read_text()
+    first = write_config(load(name, []), str(tmp_path / "first"))
+    again = load(str(first), [])
+    assert write_config(again, str(tmp_path / "again")).read_text() == first.read_text()
     assert instantiate(again.lr_multiplier)(0.5) == instantiate(_load(name).lr_multiplier)(0.5)
     assert not OmegaConf.is_interpolation(again.model, "num_classes") and "${" not in first.read_text()
 
 
 def test_the_saved_config_builds_the_same_model(tmp_path):
-    again = cli.load(str(setup.write_config(cli.load(B_12EP, []), str(tmp_path))), [])
+    again = load(str(write_config(load(B_12EP, []), str(tmp_path))), [])
     state, wanted = _build_model(again).state_dict(), _model_of(B_12EP).state_dict()
     assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 

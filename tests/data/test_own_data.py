@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
 from dinov2_detrex.training.cli import main
-from dinov2_detrex.training.initial import load_initial
+from dinov2_detrex.training.init_checkpoint import load_init_checkpoint
 
 TINY = [
     *TINY_CUSTOM,
@@ -84,7 +84,7 @@ def test_fine_tuning_takes_all_but_the_class_sized_tensors_and_says_so(tmp_path,
     before = {name: value.clone() for name, value in target.items()}
     torch.save({"model": source}, tmp_path / "three.pth")
     with caplog.at_level("WARNING"):
-        load_initial(models[1], str(tmp_path / "three.pth"))
+        load_init_checkpoint(models[1], str(tmp_path / "three.pth"))
 
     class_sized = {name for name in target if target[name].shape != source[name].shape}
     assert {name.split(".")[0] for name in class_sized} == {"class_embed", "label_enc", "transformer"}

@@ -17,7 +17,8 @@ import torch
 from detectron2.config import LazyConfig
 
 from dinov2_detrex.config import recipes_dir
-from dinov2_detrex.training import checkpoint, cli, setup
+from dinov2_detrex.config.loading import find_config
+from dinov2_detrex.training import checkpoint, cli
 
 CONFIG = Path(__file__).with_name("tiny_config.py")
 SHORT = ("train.max_iter=2", "train.eval_period=0")
@@ -27,7 +28,8 @@ COCO = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
 @pytest.mark.parametrize(
     "arguments, status, words",
     [
-        (["train.max_itr=5"], 2, ["'train.max_itr'", "train.max_iter", "+train.max_itr=5"]),
+        (["train.max_itr=5"], 2, ["'train.max_itr'", "did you mean train.max_iter"]),
+        (["+train.max_itr=5"], 2, ["'train.max_itr'", "did you mean train.max_iter"]),
         (["train.max_iter"], 2, ["'train.max_iter'", "key=value"]),
         (["train.max_iter=abc"], 2, ["train.max_iter", "number", "'abc'"]),
         (["model.width=${nowhere}"], 2, ["model.width", "nowhere"]),
@@ -127,7 +129,7 @@ def test_flags_may_follow_overrides(train):
 
 def test_a_config_is_found_among_the_recipes_from_any_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert setup.find_config(COCO) == recipes_dir() / COCO
+    assert find_config(COCO) == recipes_dir() / COCO
 
 
 def test_a_train_section_written_for_detrex_gets_this_projects_keys_and_keeps_its_own(tiny_env):
@@ -201,7 +203,7 @@ def test_eval_only_without_an_evaluator_says_so_and_gives_nothing(train, capfd):
 
 
 def test_a_checkpoint_that_would_run_code_is_refused_as_initial_weights(train, tmp_path, capfd):
-    torch.save({"model": {}, "args": setup.logger}, tmp_path / "bad.pth")
+    torch.save({"model": {}, "args": cli.EPILOG.__class__.__add__}, tmp_path / "bad.pth")
     assert train("run", f"train.init_checkpoint={tmp_path}/bad.pth")[0] == 1
     stderr = capfd.readouterr().err
     assert stderr.count("\n") == 1 and checkpoint.UNSAFE_ENV in stderr

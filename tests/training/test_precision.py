@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dinov2_detrex.config.schema import completed, taken
+from dinov2_detrex.config.train_options import AmpOptions
 from dinov2_detrex.training.errors import UsageError
 from dinov2_detrex.training.precision import Precision, choose_device, choose_dtype
 
@@ -10,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    "enabled, name, expected",
+    "enabled, dtype, expected",
     [
         (False, "bfloat16", None),
         (True, None, torch.bfloat16),
@@ -19,20 +21,16 @@ CPU = torch.device("cpu")
         (True, "torch.float16", torch.float16),
     ],
 )
-def test_amp_takes_bfloat16_on_a_cpu_unless_told_otherwise(enabled, name, expected):
-    assert choose_dtype(enabled, name, CPU) is expected
+def test_amp_takes_bfloat16_on_a_cpu_unless_told_otherwise(enabled, dtype, expected):
+    options = taken(completed(AmpOptions, {"enabled": enabled, "dtype": dtype}, "amp"), "amp")
+    assert choose_dtype(options, CPU) is expected
 
 
 def test_a_gpu_without_bfloat16_takes_float16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # a Turing GPU
-    assert choose_dtype(True, None, torch.device("cuda", 0)) is torch.float16
+    assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda", 0)) is torch.float16
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert choose_dtype(True, None, torch.device("cuda", 0)) is torch.bfloat16
-
-
-def test_an_unknown_dtype_is_refused():
-    with pytest.raises(UsageError, match="float8"):
-        choose_dtype(True, "float8", CPU)
+    assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda", 0)) is torch.bfloat16
 
 
 def test_float16_scales_the_loss_and_the_others_do_not():

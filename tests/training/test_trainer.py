@@ -8,9 +8,10 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from torch import nn
 
+from dinov2_detrex.config.train_options import ScaleLrOptions, ScaleRule
 from dinov2_detrex.training import checkpoint, failures
 from dinov2_detrex.training.cli import load
-from dinov2_detrex.training.errors import TrainingDiverged, UsageError, UserError
+from dinov2_detrex.training.errors import TrainingDiverged, UserError
 from dinov2_detrex.training.lr import LearningRate, scale_learning_rates
 from dinov2_detrex.training.trainer import Trainer
 
@@ -58,19 +59,19 @@ def one_step(model, loader, **options):
 @pytest.mark.parametrize(
     "model, weight_by", [(SumOverBoxes, "boxes"), (MeanOverImages, "images")], ids=["over boxes", "over images"]
 )
-@pytest.mark.parametrize("parts", [2, 3, 6])
-def test_accumulated_parts_equal_the_large_batch(model, weight_by, parts):
-    size = len(BATCH) // parts
+@pytest.mark.parametrize("micro_batches", [2, 3, 6])
+def test_accumulated_micro_batches_equal_the_large_batch(model, weight_by, micro_batches):
+    size = len(BATCH) // micro_batches
     pieces = [BATCH[i : i + size] for i in range(0, len(BATCH), size)]
     expected, expected_scalars = one_step(model(), [BATCH])
-    found, scalars = one_step(model(), pieces, parts=parts, weight_by=weight_by)
+    found, scalars = one_step(model(), pieces, micro_batches=micro_batches, weight_by=weight_by)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert scalars["total_loss"] == pytest.approx(expected_scalars["total_loss"], rel=1e-6)
 
 
 def test_accumulation_of_a_batch_without_boxes_trains():
     empty = [[{"instances": Fields()}], [{"instances": Fields()}]]
-    found, scalars = one_step(SumOverBoxes(), empty, parts=2)
+    found, scalars = one_step(SumOverBoxes(), empty, micro_batches=2)
     assert torch.equal(found, torch.tensor([1.0, -2.0])) and scalars["total_loss"] == 0
 
 
@@ -176,8 +177,7 @@ def test_each_iteration_has_the_scheduled_rate_of_its_group_from_wherever_the_ru
 @pytest.mark.parametrize("rule, factor", [("linear", 4.0), ("sqrt", 2.0)])
 def test_rates_are_scaled_for_the_batch_when_asked(rule, factor):
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    assert scale_learning_rates(optimizer, 64, 16, rule) == factor
+    options = ScaleLrOptions(reference_batch_size=16, rule=ScaleRule(rule))
+    assert scale_learning_rates(optimizer, 64, options) == factor
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * factor)
-    assert scale_learning_rates(optimizer, 64, 0, rule) == 1.0
-    with pytest.raises(UsageError, match="cubic"):
-        scale_learning_rates(optimizer, 64, 16, "cubic")
+    assert scale_learning_rates(optimizer, 64, ScaleLrOptions(rule=ScaleRule(rule))) == 1.0

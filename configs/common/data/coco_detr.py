@@ -22,8 +22,8 @@ def _resize(short_sides):
 dataloader = dict(
     image=dict(
         size=800,
-        short_sides="${short_sides:${.size}}",  # 480, 512, ..., 800
-        max_size="${scaled:${.size},1.66625}",  # 1333
+        short_sides="${d2d.short_sides:${.size}}",  # 480, 512, ..., 800
+        max_size="${d2d.scaled:${.size},1.66625}",  # 1333
     ),
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
@@ -32,12 +32,12 @@ dataloader = dict(
             augmentation_with_crop=[
                 L(T.RandomFlip)(),
                 L(T.ResizeShortestEdge)(  # 400, 500, 600
-                    short_edge_length=[f"${{scaled:{_ITEM}.size}},{factor}}}" for factor in (0.5, 0.625, 0.75)],
+                    short_edge_length=[f"${{d2d.scaled:{_ITEM}.size}},{factor}}}" for factor in (0.5, 0.625, 0.75)],
                     sample_style="choice",
                 ),
                 L(T.RandomCrop)(  # 384 to 600
                     crop_type="absolute_range",
-                    crop_size=[f"${{scaled:{_ITEM}.size}},{factor}}}" for factor in (0.48, 0.75)],
+                    crop_size=[f"${{d2d.scaled:{_ITEM}.size}},{factor}}}" for factor in (0.48, 0.75)],
                 ),
                 _resize(_IMAGE + ".short_sides}"),
             ],

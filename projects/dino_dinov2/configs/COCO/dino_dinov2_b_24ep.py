@@ -8,5 +8,5 @@ Hardware it is meant for: 8 GPUs with 24 GB or more, batch 16 in all. Not yet tr
 from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 schedule.epochs = 24
-schedule.decay_epoch = "${share:${.epochs},5,6}"  # 20
+schedule.decay_epoch = "${d2d.share:${.epochs},5,6}"  # 20
 train.output_dir = "./output/dino_dinov2_b_24ep"

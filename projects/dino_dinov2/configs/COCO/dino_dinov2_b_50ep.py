@@ -8,5 +8,5 @@ Hardware it is meant for: 8 GPUs with 24 GB or more, batch 16 in all. Not yet tr
 from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 schedule.epochs = 50
-schedule.decay_epoch = "${share:${.epochs},4,5}"  # 40
+schedule.decay_epoch = "${d2d.share:${.epochs},4,5}"  # 40
 train.output_dir = "./output/dino_dinov2_b_50ep"

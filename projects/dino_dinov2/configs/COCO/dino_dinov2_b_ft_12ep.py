@@ -15,7 +15,7 @@ model.backbone.net.freeze = "embed"  # patches and positions stay, the blocks tr
 model.backbone.net.use_act_checkpoint = True
 optimizer.params.lr_factor_func = L(BackboneLrFactor)(
     lr_decay_rate=0.7,
-    num_layers="${num_blocks:${model.backbone.net}}",
+    num_layers="${d2d.num_blocks:${model.backbone.net}}",
 )
 
 train.output_dir = "./output/dino_dinov2_b_ft_12ep"

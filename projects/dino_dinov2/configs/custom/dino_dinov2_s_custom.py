@@ -38,11 +38,11 @@ dataloader.test.dataset = L(coco_dataset_dicts)(
     skip_bad_images="${dataloader.train.dataset.skip_bad_images}",
     classes_from="${data.train.json}",  # the same classes in the same order
 )
-model.num_classes = "${classes_in:${data.train.json},1}"  # 1 until there is a JSON; training needs one
+model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there is a JSON; training needs one
 
-schedule.images_per_epoch = "${images_in:${data.train.json},1}"
+schedule.images_per_epoch = "${d2d.images_in:${data.train.json},1}"
 schedule.epochs = 50
-schedule.decay_epoch = "${share:${.epochs},4,5}"  # 40
+schedule.decay_epoch = "${d2d.share:${.epochs},4,5}"  # 40
 schedule.warmup_iters = 100
 dataloader.train.total_batch_size = 8
 train.scale_lr.reference_batch_size = 16  # what optimizer.lr is meant for

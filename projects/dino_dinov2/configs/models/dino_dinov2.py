@@ -31,7 +31,7 @@ model = L(DINO)(
             in_channels=3,
             out_indices=(-1,),
             patch_size=16,  # 14 is native; other sizes resample the patch kernel on loading
-            img_size="${native_img_size:${.model_name},${.patch_size}}",  # 592: the checkpoint's 37 x 37 positions stay
+            img_size="${d2d.native_img_size:${.model_name},${.patch_size}}",  # 592: the 37 x 37 positions stay
             freeze=True,
         ),
         in_feature="p-1",
@@ -42,17 +42,17 @@ model = L(DINO)(
         square_pad=0,
     ),
     position_embedding=L(PositionEmbeddingSine)(
-        num_pos_feats="${half:${..embed_dim}}",
+        num_pos_feats="${d2d.half:${..embed_dim}}",
         temperature=10000,
         normalize=True,
         offset=-0.5,
     ),
     neck=L(ChannelMapper)(
         # the top block adds one level; a recipe without it sets the last argument to 0
-        in_features="${pyramid_levels:${..backbone.net.patch_size},${..backbone.scale_factors},1}",
+        in_features="${d2d.pyramid_levels:${..backbone.net.patch_size},${..backbone.scale_factors},1}",
         input_shapes=L(pyramid_shapes)(levels="${..in_features}", channels="${...backbone.out_channels}"),
         out_channels="${..embed_dim}",
-        num_outs="${count:${.in_features}}",
+        num_outs="${d2d.count:${.in_features}}",
         kernel_size=1,
         norm_layer=L(nn.GroupNorm)(num_groups=32, num_channels="${..out_channels}"),
     ),

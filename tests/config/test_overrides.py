@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dinov2_detrex.config.overrides import apply_overrides, known_keys
+from dinov2_detrex.config.refusals import nearest_keys
 from dinov2_detrex.training.errors import UsageError
-from dinov2_detrex.training.overrides import apply_overrides, known_keys, nearest_keys
 
 
 def takes_anything(size, **options):

@@ -1,11 +1,12 @@
 """How `key=value` on the command line changes a config, and how a misspelt key is told from a new one.
 
 The grammar is Hydra's (hydra.cc, "Override grammar"), applied by detectron2's LazyConfig. Before that, every key must
-exist, or be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`.
+exist, or be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`. The sections
+whose options are declared (`train`, `schedule`) take no new keys and lose none.
 """
 
-import difflib
 import inspect
+from typing import Any
 
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import locate
@@ -15,6 +16,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dinov2_detrex.config.refusals import did_you_mean, nearest_keys, refusal, unknown_key
+from dinov2_detrex.config.schema import (
+    expected,
+    is_section,
+    option_kinds,
+    option_names,
+    refused_value,
+    section_in_words,
+)
 from dinov2_detrex.training.errors import UsageError
 
 
@@ -27,19 +37,22 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
     Raises:
         UsageError: an override does not parse, names an unknown key, asks for a sweep, puts text where a number is, or
-            does not fit.
+            does not fit; or it adds to or takes from a section whose options are declared.
     """
     for text in overrides:
         override = _parse(text)
         if override.is_delete():
             _delete(cfg, override.key_or_group, text)
             continue
+        _check_options(cfg, override.key_or_group, override.value(), text)
         if not override.is_add() and not override.is_force_add():
             _check_key(cfg, override.key_or_group, override.value(), text)
             text = "+" + text  # checked: a parameter that the config leaves out may be created without a warning
         try:
             LazyConfig.apply_overrides(cfg, [text])
-        except (KeyError, ValueError, OmegaConfBaseException, HydraException) as error:
+        except OmegaConfBaseException as error:
+            raise UsageError(f"override {text.lstrip('+')!r}: {refusal(error)}") from error
+        except (KeyError, ValueError, HydraException) as error:
             raise UsageError(f"override {text.lstrip('+')!r}: {_first_line(error)}") from error
     return cfg
 
@@ -64,7 +77,31 @@ def _delete(cfg, key: str, text: str) -> None:
     name = key.rpartition(".")[2]
     if not isinstance(parent, DictConfig) or name not in parent.keys():
         raise UsageError(_unknown_key(cfg, key.split("."), text))
+    if is_section(OmegaConf.get_type(parent)) or is_section(OmegaConf.get_type(parent, name)):
+        raise UsageError(f"override {text!r}: {key} cannot be removed, because a run needs it; set it instead")
     parent.pop(name)
+
+
+def _check_options(cfg, key: str, value, text: str) -> None:
+    """Refuse what a section with declared options does not take, also where `+` asks for a new key."""
+    path = key.split(".")
+    root: Any = OmegaConf.get_type(cfg, path[0]) if path[0] in cfg else None
+    if not is_section(root):
+        return
+    kinds, wanted = [root], ""
+    for done, name in enumerate(path[1:], 2):
+        if not is_section(kinds[0]):
+            return  # inside keywords or a list, which are open
+        if name not in option_names(kinds[0]):
+            raise UsageError(f"{unknown_key('.'.join(path[:done]), root)} (override {text!r})")
+        kinds, wanted = option_kinds(kinds[0], name)[0], expected(kinds[0], name)
+    if is_section(kinds[0]) and isinstance(value, dict):
+        for name, inner in value.items():  # a dictionary is merged, so its keys must be known as well
+            _check_options(cfg, f"{key}.{name}", inner, text)
+    elif is_section(kinds[0]):
+        raise UsageError(f"override {text!r}: {refused_value(key, value, section_in_words(kinds[0]))}")
+    elif isinstance(value, (str, QuotedString)) and "${" not in str(value) and {*kinds} <= {int, float}:
+        raise UsageError(f"override {text!r}: {refused_value(key, str(value), wanted)}")
 
 
 def _check_key(cfg, key: str, value, text: str) -> None:
@@ -113,8 +150,7 @@ def _accepts(node, parameter: str) -> bool:
 
 def _unknown_key(cfg, parts: list[str], text: str) -> str:
     key = ".".join(parts)
-    near = nearest_keys(key, known_keys(cfg))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(nearest_keys(key, known_keys(cfg)))
     adding = "" if text.startswith("~") else f" (to add a new key on purpose: +{text})"
     return f"unknown key {key!r} in override {text!r}{hint}{adding}"
 
@@ -133,17 +169,6 @@ def known_keys(node, prefix: str = "") -> list[str]:
         if not OmegaConf.is_interpolation(node, int(name) if isinstance(node, ListConfig) else name):
             found += known_keys(_child(node, name), f"{prefix}{name}.")
     return found
-
-
-def nearest_keys(key: str, known: list[str], count: int = 3) -> list[str]:
-    """The known keys that look most like `key`, by the last part of the name first, then by the whole; best first."""
-
-    def likeness(candidate: str) -> float:
-        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-        return last + 0.5 * difflib.SequenceMatcher(None, key, candidate).ratio()
-
-    ranked = sorted(((likeness(name), name) for name in known), key=lambda pair: (-pair[0], pair[1]))[:count]
-    return [name for score, name in ranked if score > max(0.9, ranked[0][0] - 0.2)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from dinov2_detrex.training.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def load_initial(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
+def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
     """Start from the weights in `path`, as far as names and shapes agree.
 
     Args:

@@ -1,61 +1,33 @@
-"""Where the recipes lie, how a config refers to the shared ones, and the arithmetic that recipes need.
+"""The arithmetic that recipes need: values that follow from others, so that one override changes all of them.
 
-`get_config("common/train.py")` loads a shared file. Values that follow from others are interpolations with one of
-the resolvers below, e.g. `num_pos_feats="${half:${..embed_dim}}"`, so that one override changes all of them.
+A value is an interpolation with one of the resolvers below, e.g. `num_pos_feats="${d2d.half:${..embed_dim}}"`.
+The names without the prefix stand in configs written before there was one.
 """
 
 import math
-import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from dinov2_detrex.data.classes import count_classes, count_images
 
-PACKAGE_DIR = Path(__file__).parent
-
-
-def recipes_dir() -> Path:
-    """The folder that holds `configs/` and `projects/`: the package itself when installed, else the checkout."""
-    return PACKAGE_DIR if (PACKAGE_DIR / "configs").is_dir() else PACKAGE_DIR.parent
-
-
-def get_config(config_path: str | os.PathLike):
-    """Load a shared config, e.g. "common/train.py", as an independent copy.
-
-    Args:
-        config_path: path below `configs/`.
-
-    Returns:
-        an omegaconf `DictConfig` of the file's public config objects.
-
-    Raises:
-        RuntimeError: there is no such file; the message lists the ones there are.
-    """
-    from detectron2.config import LazyConfig  # here, because configs and models may import this module
-
-    root = recipes_dir() / "configs"
-    path = root / config_path
-    if not path.is_file():
-        known = ", ".join(sorted(str(p.relative_to(root)) for p in root.rglob("*.py")))
-        raise RuntimeError(f"{os.fspath(config_path)!r} is not a config of dinov2_detrex; there are: {known}")
-    return LazyConfig.load(str(path))
+NAMESPACE = "d2d"  # of dinov2_detrex
 
 
 def half(value: int) -> int:
-    """`${half:n}`: n / 2 of an even number; ValueError for an odd one."""
+    """`${d2d.half:n}`: n / 2 of an even number; ValueError for an odd one."""
     if value % 2:
         raise ValueError(f"{value} must be even to be halved")
     return value // 2
 
 
 def iterations(epochs: float, images_per_epoch: int, total_batch_size: int) -> int:
-    """`${iterations:epochs,images,batch}`: optimizer steps in that many passes over the images, rounded up."""
+    """`${d2d.iterations:epochs,images,batch}`: optimizer steps in that many passes over the images, rounded up."""
     return math.ceil(epochs * images_per_epoch / total_batch_size)
 
 
 def pyramid_levels(patch_size: int, scale_factors, extra_levels: int = 0) -> list[str]:
-    """`${pyramid_levels:patch,scales,extra}`: the names of a pyramid's maps, fine to coarse.
+    """`${d2d.pyramid_levels:patch,scales,extra}`: the names of a pyramid's maps, fine to coarse.
 
     Args:
         patch_size: stride of the ViT's map in pixels.
@@ -80,15 +52,15 @@ def pyramid_shapes(levels: list[str], channels: int) -> dict:
 
 
 def native_img_size(model_name: str, patch_size: int | None):
-    """`${native_img_size:name,patch}`: the image size that keeps a pretrained ViT's own grid of positions: 592 for a
-    DINOv2 at patch 16; None, which leaves it to timm, for what is no plain ViT."""
+    """`${d2d.native_img_size:name,patch}`: the image size that keeps a pretrained ViT's own grid of positions: 592 for
+    a DINOv2 at patch 16; None, which leaves it to timm, for what is no plain ViT."""
     from dinov2_detrex.backbone.native import img_size_of_native_grid
 
     return img_size_of_native_grid(model_name, patch_size)
 
 
 def num_blocks(net) -> int:
-    """`${num_blocks:${model.backbone.net}}`: the depth of that ViT: 12, unless `net.depth` says otherwise or timm's
+    """`${d2d.num_blocks:${model.backbone.net}}`: the depth of that ViT: 12, unless `net.depth` says otherwise or timm's
     model of `net.model_name` is deeper.
 
     Raises:
@@ -105,32 +77,32 @@ def num_blocks(net) -> int:
 
 
 def share(value: float, numerator: int, denominator: int) -> float:
-    """`${share:value,n,d}`: value x n / d, e.g. the epoch at 11/12 of a run."""
+    """`${d2d.share:value,n,d}`: value x n / d, e.g. the epoch at 11/12 of a run."""
     return value * numerator / denominator
 
 
 def scaled(value: float, factor: float) -> int:
-    """`${scaled:value,factor}`: the product, rounded to a whole number (of pixels)."""
+    """`${d2d.scaled:value,factor}`: the product, rounded to a whole number (of pixels)."""
     return round(value * factor)
 
 
 def short_sides(size: int) -> list[int]:
-    """`${short_sides:size}`: DETR's eleven training sizes, 0.60, 0.64, ..., 1.00 of the largest: 480 ... 800 of 800."""
+    """`${d2d.short_sides:size}`: DETR's eleven training sizes, 0.60, 0.64, ... 1 of the largest: 480 ... 800 of 800."""
     return [scaled(size, percent / 100) for percent in range(60, 101, 4)]
 
 
 def warmup_share(warmup_iters: int, max_iter: int) -> float:
-    """`${warmup_share:warmup,length}`: the part of the run that warms up, at most half of a very short one."""
+    """`${d2d.warmup_share:warmup,length}`: the part of the run that warms up, at most half of a very short one."""
     return min(warmup_iters / max_iter, 0.5)
 
 
 def classes_in(json_file: str, otherwise: int) -> int:
-    """`${classes_in:json,n}`: categories that an instances JSON defines; n as long as there is no such file."""
+    """`${d2d.classes_in:json,n}`: categories that an instances JSON defines; n as long as there is no such file."""
     return count_classes(json_file) if Path(json_file).expanduser().is_file() else otherwise
 
 
 def images_in(json_file: str, otherwise: int) -> int:
-    """`${images_in:json,n}`: images that an instances JSON lists; n as long as there is no such file."""
+    """`${d2d.images_in:json,n}`: images that an instances JSON lists; n as long as there is no such file."""
     return count_images(json_file) if Path(json_file).expanduser().is_file() else otherwise
 
 
@@ -151,6 +123,11 @@ RESOLVERS = {
 
 
 def register_resolvers() -> None:
-    """Make the resolvers known to omegaconf; calling it again changes nothing."""
+    """Make the resolvers known to omegaconf, as `d2d.NAME`; calling it again changes nothing.
+
+    The bare NAME is registered as well where nobody else has taken it: a program's own `half` stays its own.
+    """
     for name, function in RESOLVERS.items():
-        OmegaConf.register_new_resolver(name, function, replace=True)
+        OmegaConf.register_new_resolver(f"{NAMESPACE}.{name}", function, replace=True)
+        if not OmegaConf.has_resolver(name):
+            OmegaConf.register_new_resolver(name, function)
