@@ -49,7 +49,8 @@ def coco_dataset_dicts(
         image_root: the folder that its file names are relative to; None likewise, or where the format says it.
         filter_empty: leave out images without an object that is not a crowd; False for evaluation.
         check: look for what is wrong with the data first, see `check_source`. What is harmless is repaired, in a
-            copy of the JSON that training and evaluation then use, and one log line counts it.
+            copy of the JSON that training and evaluation then use, and one log line counts it. Other formats than
+            COCO's are always checked.
         skip_bad_images: with `check`, leave out images that are missing, unreadable or of another size.
         classes_from: with `check`, the annotations of the training data, whose classes this data set must have.
         if_missing: what to do where the files are not there, e.g. "make it with `...`", for the error.
@@ -137,12 +138,13 @@ def usable_source(
 ) -> DataSource:
     """The source to load, with a `json_file`: the given one, or one of a repaired or converted copy in the cache.
 
-    See `coco_dataset_dicts` for arguments and errors. A source is checked once as long as its files stay the same, so
-    a run can ask for all its data sets before the first step.
+    See `coco_dataset_dicts` for arguments and errors. Formats other than COCO's are checked in any case, since that
+    fills in what a JSON needs and they may not hold, such as the sizes of the images. A source is checked once as long
+    as its files stay the same, so a run can ask for all its data sets before the first step.
     """
-    if check:
-        return _check_once(source, bool(skip_bad_images), None if classes_from is None else read_source(classes_from))
-    return source if source.json_file else _written(source, source.load())
+    if source.json_file and not check:
+        return source
+    return _check_once(source, bool(skip_bad_images), None if classes_from is None else read_source(classes_from))
 
 
 @functools.lru_cache(maxsize=16)

@@ -119,8 +119,9 @@ def boxes(tmp_path):
     return tmp_path / "boxes.rows"
 
 
-def test_a_format_of_ones_own_is_checked_registered_and_counted_like_any_other(boxes):
-    records = coco_dataset_dicts(NAME, str(boxes), str(boxes.parent / "images"), check=True)
+@pytest.mark.parametrize("options", [{}, {"check": True}])
+def test_a_format_of_ones_own_is_checked_registered_and_counted_like_any_other(boxes, options):
+    records = coco_dataset_dicts(NAME, str(boxes), str(boxes.parent / "images"), **options)
     assert [[a["bbox"] for a in record["annotations"]] for record in records] == [
         [[5, 5, 20, 20]],
         [[1, 2, 10, 10], [30, 5, 30, 20]],  # clipped to its image
