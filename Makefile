@@ -1,5 +1,8 @@
 # make quickstart: train, evaluate and show a tiny detector.   make test: run the tests.
-# Both create .venv and install the project into it first; PYTHON=/path/to/python uses that environment as it is.
+# Both create .venv and install the project into it first, with the versions of constraints/tested.txt;
+# PYTHON=/path/to/python uses that environment as it is.
+# make test-oldest, make test-newest: run the tests with the oldest and the newest versions that pyproject.toml allows.
+# make test-shuffled: run the tests in a random order; SEED=n repeats one.
 
 ifdef PYTHON
 python := $(PYTHON)
@@ -11,7 +14,13 @@ endif
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: quickstart test test-slow lint clean
+# Interpreters of the two ends, as names that uv finds or as paths.
+OLDEST_PYTHON ?= 3.10
+NEWEST_PYTHON ?= 3.13
+quiet := --disable-pip-version-check --quiet
+SEED ?= $(shell date +%s)
+
+.PHONY: quickstart test test-slow test-shuffled test-oldest test-newest constraints lint clean
 
 tiny := projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 in_parallel = $(shell $(python) -c 'import xdist' 2>/dev/null && echo '-n auto')
@@ -28,14 +37,44 @@ test: $(installed)
 test-slow: $(installed)
 	$(python) -m pytest -m slow
 
+test-shuffled: $(installed)
+	$(python) -m pytest $(in_parallel) --random-order --random-order-seed=$(SEED)
+
+test-oldest: .venv-oldest/.installed
+	$(MAKE) test PYTHON=.venv-oldest/bin/python
+
+test-newest: .venv-uv/bin/uv
+	test -x .venv-newest/bin/python || $< venv --quiet --python $(NEWEST_PYTHON) .venv-newest
+	$< pip install --quiet --python .venv-newest --upgrade -e ".[test]"
+	$(MAKE) test PYTHON=.venv-newest/bin/python
+
+# Write both files anew: the newest versions around the tested torch, and the lower bounds of pyproject.toml.
+constraints: .venv-uv/bin/uv
+	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --upgrade \
+	    --universal --python-version 3.10 --constraints constraints/torch.in -o constraints/tested.txt pyproject.toml
+	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --upgrade \
+	    --resolution lowest-direct --python-version 3.10 -o constraints/oldest.txt pyproject.toml
+
 lint:
 	ruff check . && ruff format --check .
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest .venv-uv build dist *.egg-info
 
-.venv/.installed: setup.py pyproject.toml
+# Where a version of constraints/tested.txt is not to be had (another platform, a newer Python), what pip finds has to do.
+.venv/.installed: setup.py pyproject.toml constraints/tested.txt
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check --quiet -e ".[test]"
+	.venv/bin/python -m pip install $(quiet) -c constraints/tested.txt -e ".[test]" || \
+	    { echo "constraints/tested.txt cannot be installed here; taking the versions that pip chooses" >&2; \
+	      .venv/bin/python -m pip install $(quiet) -e ".[test]"; }
 	touch $@
+
+.venv-oldest/.installed: .venv-uv/bin/uv setup.py pyproject.toml constraints/oldest.txt
+	$< venv --quiet --clear --python $(OLDEST_PYTHON) .venv-oldest
+	$< pip install --quiet --python .venv-oldest --constraints constraints/oldest.txt -e ".[test]"
+	touch $@
+
+.venv-uv/bin/uv:
+	python3 -m venv .venv-uv
+	.venv-uv/bin/python -m pip install $(quiet) uv
