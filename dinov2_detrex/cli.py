@@ -144,7 +144,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, default: str = "", met
 
 def load_config(args: argparse.Namespace):
     """The config that `add_config_arguments` asked for, complete and overridden; a UsageError says what is wrong."""
-    from dinov2_detrex.training.cli import load
+    from dinov2_detrex.config.loading import load
 
     return load(args.config_file, args.overrides)
 

@@ -11,7 +11,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.analysis import analyze, without_pretrained
+    from dinov2_detrex.analysis.cost import analyze
+    from dinov2_detrex.config.pretrained import without_pretrained
 
     cfg = load_config(args)
     if not args.weights:

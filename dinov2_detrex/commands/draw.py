@@ -14,6 +14,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.data.drawn_results import draw_results
+    from dinov2_detrex.visualization.drawn_results import draw_results
 
     print("drawn:", draw_results(load_config(args), args.output, args.max_images, args.score_threshold))

@@ -12,7 +12,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.backbone.compare import compare
+    from dinov2_detrex.analysis.patch_resampling import compare
     from dinov2_detrex.data.image_reading import open_upright
 
     pictures = [open_upright(path) for path in args.images]

@@ -27,9 +27,9 @@ def run(args):
     if not pictures:
         raise UsageError("no picture was given (--help shows the flags)")
 
-    from dinov2_detrex.data.visualization import draw_detections, save_picture
     from dinov2_detrex.inference import Predictor
     from dinov2_detrex.runtime.files import write_json
+    from dinov2_detrex.visualization.sheets import draw_detections, save_picture
 
     folder = Path(args.output_dir)
     predictor = Predictor(load_config(args), args.weights)

@@ -10,7 +10,7 @@ _HOME = {
     "datasets_root": "paths",
     "generate_shapes": "shapes",
     "coco_dataset_dicts": "registration",
-    "contact_sheet": "visualization",
+    "contact_sheet": ".visualization.sheets",
     "read_image": "image_reading",
     "DetrDatasetMapper": "mapper",
     "TrainLoader": "loader",
@@ -33,4 +33,4 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'dinov2_detrex.data' has no attribute {name!r}; it exports {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -7,9 +7,12 @@ What can be read is said by the files in `formats/`, one format each, and by `re
 """
 
 import functools
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
@@ -83,9 +86,15 @@ def register_format(data_format: DataFormat) -> None:
 
 def known_formats() -> list[DataFormat]:
     """In the order in which they are asked."""
-    from dinov2_detrex.data.formats import package_formats  # its files import this one
+    return [*_registered.values(), *_package_formats()]
 
-    return [*_registered.values(), *package_formats()]
+
+@functools.cache
+def _package_formats() -> tuple[DataFormat, ...]:
+    """The `FORMAT` of each file in `formats/`, by the files' names. They import this module, so it finds them late."""
+    folder = Path(__file__).with_name("formats")
+    names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+    return tuple(importlib.import_module(f"dinov2_detrex.data.formats.{name}").FORMAT for name in names)
 
 
 def read_source(path: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None) -> DataSource:

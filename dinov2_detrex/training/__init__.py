@@ -1,4 +1,4 @@
 """Training: the command line, the loop, and what makes a run repeatable and resumable.
 
-`cli.main` parses the command line, `run.run` is what each process of a run does; the rest are their parts.
+`cli.train` starts the processes of the command `train`, `run.run` is what each of them does; the rest are their parts.
 """

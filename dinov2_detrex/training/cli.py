@@ -1,7 +1,6 @@
 """What the command `train` does: the config with its overrides, the processes, and a run in each of them."""
 
 import argparse
-from collections.abc import Sequence
 
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.runtime.devices import choose_device
@@ -9,13 +8,6 @@ from dinov2_detrex.runtime.openmp import yield_when_busy
 from dinov2_detrex.runtime.processes import under_torchrun
 from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun
 from dinov2_detrex.training.run import run
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `train` with `argv` (or the command line); its exit status. For use from Python."""
-    from dinov2_detrex.cli import run_command
-
-    return run_command("train", argv)
 
 
 def train(args: argparse.Namespace) -> int:

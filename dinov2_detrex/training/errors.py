@@ -1,8 +1,6 @@
 """What ends a training run with one clear line, beside the errors that every command has."""
 
-from dinov2_detrex.runtime.errors import UsageError, UserError
-
-__all__ = ["TrainingDiverged", "UsageError", "UserError"]
+from dinov2_detrex.runtime.errors import UserError
 
 
 class TrainingDiverged(UserError, FloatingPointError):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_vits import DINOV3, PLAIN, REGISTERS, random_images, relative_error, tiny_vit
 
+from dinov2_detrex.analysis.benchmark.windows import attention_flops
 from dinov2_detrex.backbone.windows import Tiling, default_window_blocks
-from dinov2_detrex.benchmark.windows import attention_flops
 
 NAMES = [PLAIN, REGISTERS, DINOV3]
 GRIDS = [(6, 10), (8, 8), (5, 7), (1, 9)]

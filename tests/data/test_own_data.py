@@ -9,7 +9,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
-from dinov2_detrex.training.cli import main
+from dinov2_detrex.cli import run_command
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint
 
 TINY = [
@@ -59,7 +59,10 @@ def paths(train, val):
 def test_a_run_on_own_data_keeps_its_ids_and_names(tmp_path):
     data = make_data(tmp_path / "data", NAMES_BY_ID)
     out = tmp_path / "out"
-    assert main(["--config-file", CUSTOM_RECIPE, *TINY, *paths(data, data), f"train.output_dir={out}"]) == 0
+    assert (
+        run_command("train", ["--config-file", CUSTOM_RECIPE, *TINY, *paths(data, data), f"train.output_dir={out}"])
+        == 0
+    )
 
     found = json.loads((out / "coco_instances_results.json").read_text())
     assert {result["image_id"] for result in found} == {0, 1, 2, 3}
@@ -100,7 +103,7 @@ def test_harmful_data_ends_the_run_before_it_starts(tmp_path, capsys, split):
     (bad.images / "3.jpg").unlink()
     data = paths(bad, good) if split == "train" else paths(good, bad)
     out = tmp_path / "out"
-    assert main(["--config-file", CUSTOM_RECIPE, *TINY, *data, f"train.output_dir={out}"]) == 1
+    assert run_command("train", ["--config-file", CUSTOM_RECIPE, *TINY, *data, f"train.output_dir={out}"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert f"image 3: {bad.images / '3.jpg'} is missing" in line
     assert not (out / "config.yaml").exists() and not (out / "metrics.json").exists()
@@ -108,7 +111,7 @@ def test_harmful_data_ends_the_run_before_it_starts(tmp_path, capsys, split):
 
 def test_without_paths_the_error_says_what_to_give(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["--config-file", CUSTOM_RECIPE, *TINY]) == 1
+    assert run_command("train", ["--config-file", CUSTOM_RECIPE, *TINY]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "data.train.json=FILE data.train.images=FOLDER" in line
 
@@ -130,6 +133,9 @@ def test_a_file_damaged_within_ends_the_run_with_one_line_that_names_it(tmp_path
     content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
     path.write_bytes(content)  # header and end are whole, so only decoding shows it
     line = ["--config-file", CUSTOM_RECIPE, *TINY, *paths(coco, coco), f"train.output_dir={tmp_path / 'out'}"]
-    assert main([*line, f"dataloader.train.num_workers={workers}", "dataloader.train.total_batch_size=1"]) == 1
+    assert (
+        run_command("train", [*line, f"dataloader.train.num_workers={workers}", "dataloader.train.total_batch_size=1"])
+        == 1
+    )
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert str(path) in error and "cannot be read as an image" in error and "Traceback" not in error

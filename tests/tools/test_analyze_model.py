@@ -9,14 +9,9 @@ from omegaconf import OmegaConf
 from tiny_dino import tiny_backbone, tiny_dino
 from torch import nn
 
-from dinov2_detrex.analysis import (
-    count_flops,
-    count_parameters,
-    random_inputs,
-    saved_activations,
-    without_pretrained,
-)
+from dinov2_detrex.analysis.cost import count_flops, count_parameters, random_inputs, saved_activations
 from dinov2_detrex.cli import run_command
+from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.training.precision import Precision
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinov2_detrex.cli import run_command
 from dinov2_detrex.data import generate_shapes
-from dinov2_detrex.training import cli
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -43,7 +43,7 @@ def train(tiny_env, tmp_path):
 
     def run(name, *arguments):
         folder = tmp_path / name
-        return cli.main(["--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments]), folder
+        return run_command("train", ["--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments]), folder
 
     return run
 

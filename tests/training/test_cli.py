@@ -16,6 +16,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 
+from dinov2_detrex.cli import run_command
 from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.config.loading import find_config
 from dinov2_detrex.runtime.files import UNSAFE_PICKLE
@@ -68,7 +69,7 @@ def test_a_mistake_is_one_line_that_names_it(train, capfd, arguments, status, wo
     ],
 )
 def test_a_wrong_flag_is_one_line_that_names_it(capfd, arguments, words):
-    assert cli.main(arguments) == 2
+    assert run_command("train", arguments) == 2
     stderr = capfd.readouterr().err.strip()
     assert stderr.count("\n") == 0 and all(word in stderr for word in words), stderr
 
@@ -84,7 +85,7 @@ def test_a_wrong_flag_is_one_line_that_names_it(capfd, arguments, words):
 )
 def test_a_config_that_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, capfd, name, text, words):
     (tmp_path / name).write_text(text)
-    assert cli.main(["--config-file", str(tmp_path / name)]) == 2
+    assert run_command("train", ["--config-file", str(tmp_path / name)]) == 2
     stderr = capfd.readouterr().err.strip()
     assert stderr.count("\n") == 0 and all(word in stderr for word in [name, *words]), stderr
 
@@ -104,7 +105,7 @@ def test_cuda_where_there_is_none_is_refused_with_the_way_out(train, capfd):
 
 def test_a_missing_coco_is_answered_with_the_expected_folders(monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["--config-file", COCO, "train.device=cpu", f"train.output_dir={tmp_path}"]) == 1
+    assert run_command("train", ["--config-file", COCO, "train.device=cpu", f"train.output_dir={tmp_path}"]) == 1
     stderr = capfd.readouterr().err
     assert "instances_train2017.json" in stderr and "train2017" in stderr and "DETECTRON2_DATASETS" in stderr
 
@@ -144,7 +145,7 @@ def test_the_saved_config_is_the_effective_one_and_runs_again(train, tmp_path):
     assert saved.model.width == 6 and saved.train.seed >= 0 and saved.train.device in ("cpu", "cuda")
     assert saved.dataloader.evaluator.dataset_name == "tiny_val"  # a reference in the config file, resolved
     again = tmp_path / "again"
-    assert cli.main(["--config-file", str(folder / "config.yaml"), f"train.output_dir={again}"]) == 0
+    assert run_command("train", ["--config-file", str(folder / "config.yaml"), f"train.output_dir={again}"]) == 0
     first, second = (checkpoint.read(f / "model_final.pth")["model"] for f in (folder, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dinov2_detrex.training import checkpoint, cli
+from dinov2_detrex.cli import run_command
+from dinov2_detrex.training import checkpoint
 
 CONFIG = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
 SMALL = (
@@ -40,7 +41,7 @@ def run(tmp_path, tiny_shapes, monkeypatch):
             data.append(f"dataloader.{part}.dataset.json_file={tiny_shapes}/annotations/instances_{split}.json")
             data.append(f"dataloader.{part}.dataset.image_root={tiny_shapes}/{split}")
         line = ["--config-file", CONFIG, *data, f"train.output_dir={tmp_path / name}", *SMALL, *arguments]
-        assert cli.main(line) == 0
+        assert run_command("train", line) == 0
         return checkpoint.read(tmp_path / name / "model_final.pth")
 
     return train
@@ -86,7 +87,7 @@ def test_a_detector_that_diverges_ends_the_run_with_iteration_images_and_checkpo
     ]
     options = ["optimizer.lr=1e30", "schedule.warmup_iters=0", "train.max_iter=9", "train.checkpointer.period=1"]
     line = ["--config-file", CONFIG, *data, f"train.output_dir={tmp_path}", *SMALL, *options]
-    assert cli.main(line) == 3
+    assert run_command("train", line) == 3
     stderr = capfd.readouterr().err.strip()
     assert stderr.count("\n") == 0 and "iteration 1" in stderr and "/train/" in stderr
     assert f"last good checkpoint: {tmp_path}/model_0000000.pth" in stderr

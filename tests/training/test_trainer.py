@@ -8,10 +8,10 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 from torch import nn
 
+from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.train_options import ScaleLrOptions, ScaleRule
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.training import checkpoint, failures
-from dinov2_detrex.training.cli import load
 from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.lr import LearningRate, scale_learning_rates
 from dinov2_detrex.training.trainer import Trainer

@@ -15,7 +15,7 @@ def measure(report, args) -> None:
     """Print what runs here and the table of `report(device=..., **args)`."""
     import torch
 
-    from dinov2_detrex.benchmark import timing
+    from dinov2_detrex.analysis.benchmark import timing
     from dinov2_detrex.runtime.devices import choose_device
 
     options = {name: value for name, value in vars(args).items() if name not in ("debug", "device")}

@@ -8,6 +8,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.benchmark.deformable import report
+    from dinov2_detrex.analysis.benchmark.deformable import report
 
     measure(report, args)

@@ -8,6 +8,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.benchmark.losses import report
+    from dinov2_detrex.analysis.benchmark.losses import report
 
     measure(report, args)

@@ -15,6 +15,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.benchmark.step import report
+    from dinov2_detrex.analysis.benchmark.step import report
 
     measure(report, args)

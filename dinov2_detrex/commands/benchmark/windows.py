@@ -13,6 +13,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.benchmark.windows import report
+    from dinov2_detrex.analysis.benchmark.windows import report
 
     measure(report, args)

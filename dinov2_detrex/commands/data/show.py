@@ -11,7 +11,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from dinov2_detrex.data.dataset_figures import visualize
+    from dinov2_detrex.visualization.dataset_figures import visualize
 
     sound = visualize(load_config(args), args.output_dir, args.num_images, args.seed)
     return 0 if sound else 1

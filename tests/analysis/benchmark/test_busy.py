@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from dinov2_detrex.benchmark import busy
+from dinov2_detrex.analysis.benchmark import busy
 
 
 def test_every_way_to_wait_is_measured_beside_every_number_of_processes(monkeypatch):

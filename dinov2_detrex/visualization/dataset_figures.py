@@ -15,19 +15,19 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dinov2_detrex.data.check import DatasetReport, check_source
-from dinov2_detrex.data.dataset_statistics import (
+from dinov2_detrex.data.loader import Batch, Record, build_train_loader
+from dinov2_detrex.data.registration import class_names_of, source_in_config
+from dinov2_detrex.data.source import read_source
+from dinov2_detrex.runtime.errors import MissingPackageError
+from dinov2_detrex.runtime.files import atomic_write, write_text
+from dinov2_detrex.visualization.dataset_statistics import (
     LARGE_PX,
     SMALL_PX,
     DatasetStatistics,
     collect_statistics,
     describe_statistics,
 )
-from dinov2_detrex.data.loader import Batch, Record, build_train_loader
-from dinov2_detrex.data.registration import class_names_of, source_in_config
-from dinov2_detrex.data.source import read_source
-from dinov2_detrex.data.visualization import assemble, class_colour, save_picture, tile
-from dinov2_detrex.runtime.errors import MissingPackageError
-from dinov2_detrex.runtime.files import atomic_write, write_text
+from dinov2_detrex.visualization.sheets import assemble, class_colour, save_picture, tile
 
 if TYPE_CHECKING:  # matplotlib is an extra
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tabulate import tabulate
 
-from dinov2_detrex.data.visualization import ground_truth_of
+from dinov2_detrex.visualization.sheets import ground_truth_of
 
 SMALL_PX, LARGE_PX = 32, 96  # COCO's bounds, as the side of a square of the same area
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from detectron2.config import instantiate
 
-from dinov2_detrex.analysis import random_inputs, without_pretrained
-from dinov2_detrex.benchmark.step import training_step
-from dinov2_detrex.benchmark.timing import as_table, check_repeats
+from dinov2_detrex.analysis.benchmark.step import training_step
+from dinov2_detrex.analysis.benchmark.timing import as_table, check_repeats
+from dinov2_detrex.analysis.cost import random_inputs
+from dinov2_detrex.config.loading import load
+from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.runtime.openmp import usable_cores, yield_when_busy
-from dinov2_detrex.training.cli import load
 
 WAITS = {"spinning": nullcontext, "yielding": yield_when_busy}
 SETTLE_S = 3.0  # before a row is timed: the watch of `yield_when_busy` sees a change of load within two looks

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dinov2_detrex.analysis import random_inputs
+from dinov2_detrex.analysis.cost import random_inputs
+from dinov2_detrex.analysis.flops import CurrentModule, FlopsOfOperators, flops_by_module, is_product, sampling_flops
 from dinov2_detrex.detector import MultiScaleDeformableAttention
-from dinov2_detrex.flops import CurrentModule, FlopsOfOperators, flops_by_module, is_product, sampling_flops
 
 B, HEADS, N, M, D = 2, 3, 5, 7, 8  # images, heads, queries, keys, channels of a head
 ATTENTION = 2 * 2 * B * HEADS * N * M * D  # two products, a multiply-add is 2
@@ -67,7 +67,7 @@ class Dot(nn.Module):
 
 
 def test_a_product_without_a_formula_is_told(caplog):
-    with caplog.at_level(logging.WARNING, logger="dinov2_detrex.flops"):
+    with caplog.at_level(logging.WARNING, logger="dinov2_detrex.analysis.flops"):
         assert not flops_by_module(Dot(), torch.ones(3))
     assert "no formula for aten::dot (1 times)" in caplog.text
 

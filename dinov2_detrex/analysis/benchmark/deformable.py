@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinov2_detrex.benchmark.timing import as_table, best_times, largest_difference, peak_column
+from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, largest_difference, peak_column
 from dinov2_detrex.detector import weighted_rows
 from dinov2_detrex.detector.deformable_attention import bilinear_rows, bordered
 

@@ -11,12 +11,12 @@ from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
 
-from dinov2_detrex.analysis import without_pretrained
+from dinov2_detrex.config.loading import load
+from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.config.saving import write_config
 from dinov2_detrex.inference import Predictor, classes_of_checkpoint
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.training import checkpoint
-from dinov2_detrex.training.cli import load
 
 METADATA = {"thing_classes": ["newt", "gnu", "owl"], "thing_dataset_id_to_contiguous_id": {0: 0, 7: 1, 40: 2}}
 
@@ -80,7 +80,7 @@ def test_weights_of_another_model_are_one_line_that_names_file_and_tensor(finish
 
 def test_the_tool_writes_results_and_pictures_and_names_what_it_cannot_read(finished, python, python_env, tmp_path):
     _, run, picture = finished
-    tool = str(Path(__file__).parents[1] / "tools" / "predict.py")
+    tool = str(Path(__file__).parents[2] / "tools" / "predict.py")
     line = [python, tool, "--config-file", str(run / "config.yaml"), "--weights", str(run / "model_final.pth")]
     line += ["--output-dir", str(tmp_path / "out"), "--score-threshold", "0"]
     done = subprocess.run([*line, str(picture)], capture_output=True, text=True, timeout=120, env=python_env)

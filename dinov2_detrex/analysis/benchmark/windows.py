@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, peak_column
+from dinov2_detrex.analysis.flops import flops_by_module
 from dinov2_detrex.backbone.timm_backbone import TimmBackbone
-from dinov2_detrex.benchmark.timing import as_table, best_times, peak_column
-from dinov2_detrex.flops import flops_by_module
 from dinov2_detrex.runtime.errors import building
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision import ops
 
-from dinov2_detrex.benchmark.timing import as_table, best_times, largest_difference, peak_column
+from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, largest_difference, peak_column
 from dinov2_detrex.detector import DINOCriterion, HungarianMatcher
 from dinov2_detrex.detector.box_ops import EPS, box_cxcywh_to_xyxy
 

@@ -14,7 +14,7 @@ from detectron2.config import instantiate
 from detectron2.structures import BoxMode
 from torch import nn
 
-from dinov2_detrex.analysis import without_pretrained
+from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError, building

@@ -9,9 +9,10 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from dinov2_detrex.analysis import PARTS, REST, part_of, random_inputs, without_pretrained
-from dinov2_detrex.benchmark.timing import as_table, check_repeats, now, peak_column
+from dinov2_detrex.analysis.benchmark.timing import as_table, check_repeats, now, peak_column
+from dinov2_detrex.analysis.cost import PARTS, REST, part_of, random_inputs
 from dinov2_detrex.config.loading import load, train_options
+from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.runtime.errors import building
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 

@@ -5,22 +5,19 @@ formula, and hooks see every tensor that autograd keeps.
 """
 
 import contextlib
-import copy
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from dinov2_detrex.analysis.flops import CurrentModule, flops_by_module
 from dinov2_detrex.config.loading import train_options
-from dinov2_detrex.flops import CurrentModule, flops_by_module
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UsageError, building
 from dinov2_detrex.training.precision import Precision, choose_dtype
@@ -150,25 +147,6 @@ def random_inputs(image_hw: tuple[int, int], batch: int, channels: int, boxes_pe
         instances = Instances(image_hw, gt_boxes=boxes, gt_classes=labels)
         records.append({"image": image, "instances": instances, "height": height, "width": width})
     return records
-
-
-def without_pretrained(cfg: DictConfig) -> DictConfig:
-    """A copy of a training config whose model loads no weights: every `pretrained` in it False, every `checkpoint_path`
-    empty."""
-    cfg = copy.deepcopy(cfg)
-    _clear_weights(cfg.model)
-    return cfg
-
-
-def _clear_weights(node: Any) -> None:
-    if isinstance(node, DictConfig):
-        for key, value in {"pretrained": False, "checkpoint_path": ""}.items():
-            if key in node:
-                node[key] = value
-    if isinstance(node, (DictConfig, ListConfig)):
-        for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-            if not OmegaConf.is_interpolation(node, key):
-                _clear_weights(node[key])
 
 
 def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:

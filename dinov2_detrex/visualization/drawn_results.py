@@ -7,7 +7,7 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
-from dinov2_detrex.data.visualization import contact_sheet
+from dinov2_detrex.visualization.sheets import contact_sheet
 
 RESULTS_FILE = "coco_instances_results.json"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinov2_detrex.benchmark import deformable, losses, memory, step, timing, windows
+from dinov2_detrex.analysis.benchmark import deformable, losses, memory, step, timing, windows
 
 CPU = torch.device("cpu")
 

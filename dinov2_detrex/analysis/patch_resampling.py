@@ -147,7 +147,7 @@ def compare(
         variants = build_variants(model_name, patch_size, pretrained, checkpoint_path, **timm_kwargs)
     feature_maps = {v.name: [features(v, image, grid_of(image, cells)) for image in images] for v in variants}
     if figure_path:
-        from dinov2_detrex.backbone.compare_figure import draw
+        from dinov2_detrex.analysis.patch_figure import draw
 
         kernels = {variant.name: variant.kernel for variant in variants}
         draw(kernels, feature_maps, images, Path(figure_path))

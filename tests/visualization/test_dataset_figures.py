@@ -11,10 +11,11 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from dinov2_detrex.config import recipes_dir
-from dinov2_detrex.data import coco_dataset_dicts, dataset_figures
-from dinov2_detrex.data.dataset_figures import draw_augmented, draw_statistics, visualize
-from dinov2_detrex.data.dataset_statistics import collect_statistics, describe_statistics
+from dinov2_detrex.data import coco_dataset_dicts
 from dinov2_detrex.data.loader import build_train_loader
+from dinov2_detrex.visualization import dataset_figures
+from dinov2_detrex.visualization.dataset_figures import draw_augmented, draw_statistics, visualize
+from dinov2_detrex.visualization.dataset_statistics import collect_statistics, describe_statistics
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_data.py"
 CONFIG = "projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py"
