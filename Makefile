@@ -2,7 +2,7 @@
 # Both create .venv and install the project into it first, with the versions of constraints/tested.txt;
 # PYTHON=/path/to/python uses that environment as it is.
 # make test-oldest, make test-newest: run the tests with the oldest and the newest versions that pyproject.toml allows.
-# make test-shuffled: run the tests in a random order; SEED=n repeats one.
+# make test-shuffled: run the tests in a random order; SEED=n repeats one.   make lint: style and types.
 
 ifdef PYTHON
 python := $(PYTHON)
@@ -20,7 +20,7 @@ NEWEST_PYTHON ?= 3.13
 quiet := --disable-pip-version-check --quiet
 SEED ?= $(shell date +%s)
 
-.PHONY: quickstart test test-slow test-shuffled test-oldest test-newest constraints lint clean
+.PHONY: quickstart test test-slow test-shuffled test-oldest test-newest coverage constraints lint lint-types clean
 
 tiny := projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 in_parallel = $(shell $(python) -c 'import xdist' 2>/dev/null && echo '-n auto')
@@ -50,13 +50,20 @@ test-newest: .venv-uv/bin/uv
 
 # Write both files anew: the newest versions around the tested torch, and the lower bounds of pyproject.toml.
 constraints: .venv-uv/bin/uv
-	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --upgrade \
+	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --extra lint --upgrade \
 	    --universal --python-version 3.10 --constraints constraints/torch.in -o constraints/tested.txt pyproject.toml
-	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --upgrade \
+	$< pip compile --quiet --no-annotate --custom-compile-command "make constraints" --extra test --extra lint --upgrade \
 	    --resolution lowest-direct --python-version 3.10 -o constraints/oldest.txt pyproject.toml
 
-lint:
-	ruff check . && ruff format --check .
+coverage: $(installed)
+	$(python) -m pytest $(in_parallel) --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: $(installed) lint-types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+lint-types: $(installed)
+	$(python) -m basedpyright --level error
 
 clean:
 	rm -rf .venv .venv-oldest .venv-newest .venv-uv build dist *.egg-info
@@ -65,9 +72,9 @@ clean:
 .venv/.installed: setup.py pyproject.toml constraints/tested.txt
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/python -m pip install $(quiet) -c constraints/tested.txt -e ".[test]" || \
+	.venv/bin/python -m pip install $(quiet) -c constraints/tested.txt -e ".[test,lint]" || \
 	    { echo "constraints/tested.txt cannot be installed here; taking the versions that pip chooses" >&2; \
-	      .venv/bin/python -m pip install $(quiet) -e ".[test]"; }
+	      .venv/bin/python -m pip install $(quiet) -e ".[test,lint]"; }
 	touch $@
 
 .venv-oldest/.installed: .venv-uv/bin/uv setup.py pyproject.toml constraints/oldest.txt
