@@ -204,7 +204,7 @@ def test_eval_only_without_an_evaluator_says_so_and_gives_nothing(train, capfd):
 
 
 def test_a_checkpoint_that_would_run_code_is_refused_as_initial_weights(train, tmp_path, capfd):
-    torch.save({"model": {}, "args": cli.EPILOG.__class__.__add__}, tmp_path / "bad.pth")
+    torch.save({"model": {}, "args": cli.run_from_command_line}, tmp_path / "bad.pth")
     assert train("run", f"train.init_checkpoint={tmp_path}/bad.pth")[0] == 1
     stderr = capfd.readouterr().err
     assert stderr.count("\n") == 1 and UNSAFE_PICKLE in stderr
