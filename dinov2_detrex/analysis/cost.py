@@ -176,7 +176,7 @@ def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
 def as_table(trained: Counter, frozen: Counter, flops: Counter, saved: Counter) -> str:
     """A row for every part that costs something, and their sum; Markdown."""
     parts = [part for part in (*PARTS, REST) if trained[part] or frozen[part] or flops[part] or saved[part]]
-    rows = [(part, trained[part], frozen[part], flops[part], saved[part]) for part in parts]
+    rows: list[tuple] = [(part, trained[part], frozen[part], flops[part], saved[part]) for part in parts]
     rows.append(("total", *(sum(column) for column in list(zip(*rows))[1:])))
     cells = [(part, f"{t:,}", f"{f:,}", f"{n / 1e9:,.1f}", f"{k / 2**20:,.1f}") for part, t, f, n, k in rows]
     header = ("part", "parameters trained", "frozen", "GFLOP", "kept, MiB")

@@ -82,8 +82,8 @@ class FlopsOfOperators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        flops_in_torch, flops_here = flop_registry.get(func._overloadpacket), FORMULAS.get(func._schema.name)
-        if flops_in_torch is None and flops_here is None:
+        formula = flop_registry.get(func._overloadpacket) or FORMULAS.get(func._schema.name)
+        if formula is None:
             with self:  # an operator that is made of others
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:
@@ -92,8 +92,7 @@ class FlopsOfOperators(TorchDispatchMode):
                 self.uncounted[func._schema.name] += 1
             return func(*args, **kwargs)
         output = func(*args, **kwargs)
-        flops = flops_in_torch(*args, **kwargs, out_val=output) if flops_in_torch else flops_here(*args, **kwargs)
-        self.flops[self.current.name] += flops
+        self.flops[self.current.name] += formula(*args, **kwargs, out_val=output)
         return output
 
 

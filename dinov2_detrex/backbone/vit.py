@@ -23,7 +23,8 @@ def grid_size(vit: PlainViT, image_hw: Sequence[int]) -> tuple[int, int]:
     """
     patch_hw = vit.patch_embed.patch_size
     height, width = image_hw
-    if torch.jit.is_tracing():  # sizes are tensors there, but a trace is of one size anyway
+    # Sizes are tensors in a trace, but a trace is of one size anyway.
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, but not in torch.jit's __all__
         height, width = int(height), int(width)
     if not vit.patch_embed.dynamic_img_pad and (height % patch_hw[0] or width % patch_hw[1]):
         raise ValueError(

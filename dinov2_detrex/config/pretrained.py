@@ -1,7 +1,8 @@
 """What is a config whose model loads no weights, because it gets them elsewhere or needs none?"""
 
 import copy
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -20,6 +21,6 @@ def _clear_weights(node: Any) -> None:
             if key in node:
                 node[key] = value
     if isinstance(node, (DictConfig, ListConfig)):
-        for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        for key in cast(Iterable[Any], node.keys() if isinstance(node, DictConfig) else range(len(node))):
             if not OmegaConf.is_interpolation(node, key):
                 _clear_weights(node[key])

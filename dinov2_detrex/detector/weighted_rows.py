@@ -34,7 +34,9 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         (N, D).
     """
     device = table.device.type
-    if device not in ("cpu", "cuda") or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if device not in ("cpu", "cuda") or torch.compiler.is_compiling():
+        return sum_rows_gather(table, rows, weights)
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, but not in torch.jit's __all__
         return sum_rows_gather(table, rows, weights)
     if device == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available():
         return sum_rows_sparse(table, rows, weights)

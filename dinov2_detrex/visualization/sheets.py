@@ -217,7 +217,7 @@ def contact_sheet(
     return save_picture(assemble(rows, tile_px), path)
 
 
-def save_picture(picture: Image.Image, path: str | Path) -> Path:
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
     """Write a picture in the format of its file's ending, atomically; its folder is made if need be.
 
     Raises:

@@ -76,7 +76,7 @@ def columns(what: str, seconds: dict[str, float], name: str) -> dict[str, float]
 
 def forms(device: torch.device) -> dict[str, Operator]:
     """The forms that run on this device; `sparse backward` is for CPUs with MKL."""
-    found = {"grid_sample": by_grid_sample}
+    found: dict[str, Operator] = {"grid_sample": by_grid_sample}
     if device.type == "cpu" and torch.backends.mkl.is_available():
         found["embedding_bag, sparse backward"] = in_form(weighted_rows.sum_rows_sparse)
     found["embedding_bag, torch's backward"] = in_form(weighted_rows.sum_rows_bag)

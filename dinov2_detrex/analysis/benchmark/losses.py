@@ -1,6 +1,7 @@
 """What does computing the losses of all layers together save? The criterion against a plain loop over the layers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,9 @@ from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, larges
 from dinov2_detrex.detector import DINOCriterion, HungarianMatcher
 from dinov2_detrex.detector.box_ops import EPS, box_cxcywh_to_xyxy
 
-COST_WEIGHTS = {"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0}
+COST_WEIGHTS: dict[str, Any] = {"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0}
 LOOP = "loop over the layers"
-FOCAL = {"alpha": 0.25, "gamma": 2.0}
+FOCAL: dict[str, Any] = {"alpha": 0.25, "gamma": 2.0}
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def plain_matches(output: dict, targets: list[dict]) -> list[tuple[Tensor, Tenso
     counts = [len(t["labels"]) for t in targets]
     cost = cost.view(len(targets), -1, len(labels)).cpu().split(counts, dim=-1)
     pairs = [linear_sum_assignment(image_cost[i]) for i, image_cost in enumerate(cost)]
-    return [tuple(torch.from_numpy(index).to(labels.device) for index in pair) for pair in pairs]
+    on_device = [[torch.from_numpy(index).to(labels.device) for index in pair] for pair in pairs]
+    return [(queries, objects) for queries, objects in on_device]
 
 
 def denoising_pairs(case: Case, device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ import multiprocessing
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from detectron2.config import LazyConfig, instantiate
@@ -62,7 +63,7 @@ def training_step_memory(build: Callable[[dict], tuple], settings: dict, device:
     model, inputs = build(settings)
     model.to(device).train()
     before, start = held_mib(device), now(device)
-    sum(model(inputs).values()).backward()
+    cast(torch.Tensor, sum(model(inputs).values())).backward()
     seconds = now(device) - start
     return {"peak above the model, MiB": round(peak_mib(device) - before), "step, s": seconds}
 

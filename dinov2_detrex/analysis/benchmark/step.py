@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
@@ -61,7 +62,7 @@ def training_step(cfg: DictConfig, model: nn.Module, inputs: list[dict], device)
         clock = PartClock(model, device)
         optimizer.zero_grad()
         with clock:
-            loss = sum(model(inputs).values())
+            loss = cast(torch.Tensor, sum(model(inputs).values()))
         clock.measure("backward", loss.backward)
         if clip_gradients is not None:
             clock.measure("clipping", partial(clip_gradients, model.parameters()))
@@ -93,7 +94,7 @@ class PartClock:
 
     def __init__(self, model: nn.Module, device: torch.device):
         self.model, self.device = model, device
-        self.seconds = Counter()
+        self.seconds: Any = Counter()  # of floats; in the stubs a Counter holds integers
         self._running, self._handles, self._since = [REST], [], 0.0
 
     def __enter__(self) -> "PartClock":

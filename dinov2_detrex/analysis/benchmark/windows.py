@@ -1,6 +1,7 @@
 """What do windows cost less than global attention? Time and arithmetic of a ViT's blocks by image size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def window_rows(
 ) -> list[dict]:
     """One row for each size: time and arithmetic of `depth` blocks, all global and all windowed, patch 16, batch 1."""
     blocks = list(range(depth))
-    options = {"patch_size": 16, "img_size": 592, "depth": depth}
+    options: dict[str, Any] = {"patch_size": 16, "img_size": 592, "depth": depth}
     with building(model_name):
         backbones = {
             "global": TimmBackbone(model_name, **options),

@@ -34,19 +34,19 @@ def apply_overrides(cfg: DictConfig | ListConfig, overrides: Sequence[str]) -> D
     for text in overrides:
         if text.startswith("--"):
             raise OverrideParseException(text, f"{text}: flags must precede the key=value overrides")
-        _apply(cfg, parser.parse_overrides([text])[0])
+        _apply(cfg, parser.parse_overrides([text])[0], text)
     return cfg
 
 
-def _apply(cfg: DictConfig | ListConfig, override: Override) -> None:
+def _apply(cfg: DictConfig | ListConfig, override: Override, text: str) -> None:
     key = override.key_or_group
     if override.is_delete():
-        raise NotImplementedError(f"{override.input_line}: deletion is not supported; set {key}=null instead")
+        raise NotImplementedError(f"{text}: deletion is not supported; set {key}=null instead")
     if override.is_sweep_override():
-        raise ValidationError(f"{override.input_line}: sweeps are not supported; write a list as {key}=[1,2]")
+        raise ValidationError(f"{text}: sweeps are not supported; write a list as {key}=[1,2]")
     parent = _deepest_existing(cfg, key)
     if parent is not None and not override.is_add():
-        _warn_of_new_key(cfg, *parent, override.input_line)
+        _warn_of_new_key(cfg, *parent, text)
     OmegaConf.update(cfg, key, override.value(), merge=True)
 
 

@@ -69,7 +69,7 @@ def _relative_imports() -> Iterator[None]:
     usual_import = builtins.__import__
 
     def import_with_configs(name, globals=None, locals=None, fromlist=(), level=0):
-        if level and (globals or {}).get("__package__") == CONFIG_PACKAGE:
+        if level and globals and globals.get("__package__") == CONFIG_PACKAGE:
             return _import_config(globals["__file__"], name, level, fromlist or ())
         return usual_import(name, globals, locals, fromlist, level)
 

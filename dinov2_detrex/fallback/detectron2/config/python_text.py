@@ -1,7 +1,7 @@
 """How does a config read as Python? One line for each value, `cfg.train.max_iter = 10`, and calls as calls."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, SCMode
 
@@ -14,7 +14,8 @@ def to_py(cfg: DictConfig, prefix: str = "cfg.") -> str:
     Args:
         prefix: stands before each dotted key.
     """
-    values = OmegaConf.to_container(cfg, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    container = OmegaConf.to_container(cfg, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    values = cast(dict[str, Any], container)
     return "".join(f"{name} = {_expression(value)}\n" for name, value in _leaves(values, prefix))
 
 

@@ -9,7 +9,7 @@ import logging
 import pathlib
 from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, SCMode
@@ -103,18 +103,18 @@ def _construct_name(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Any:
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
-def _construct_dataclass(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Any:
+def _construct_dataclass(loader: yaml.Loader, suffix: str, node: yaml.MappingNode) -> Any:
     kind = _construct_name(loader, suffix, node)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise yaml.constructor.ConstructorError(None, None, f"{suffix} is not a dataclass", node.start_mark)
-    return kind(**loader.construct_mapping(node, deep=True))
+    return kind(**cast(dict[str, Any], loader.construct_mapping(node, deep=True)))
 
 
-def _construct_tuple(loader: yaml.Loader, node: yaml.Node) -> tuple:
+def _construct_tuple(loader: yaml.Loader, node: yaml.SequenceNode) -> tuple:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
-def _construct_path(loader: yaml.Loader, suffix: str, node: yaml.Node) -> pathlib.Path:
+def _construct_path(loader: yaml.Loader, suffix: str, node: yaml.SequenceNode) -> pathlib.Path:
     return pathlib.Path(*loader.construct_sequence(node))
 
 

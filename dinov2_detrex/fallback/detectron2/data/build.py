@@ -2,8 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch.utils import data as torchdata
 
 from .catalog import DatasetCatalog, MetadataCatalog
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
+from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, MappedIterableDataset
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, TrainingSampler
 
@@ -52,7 +52,7 @@ def get_detection_dataset_dicts(
     unknown = set(names) - set(DatasetCatalog)
     if unknown:
         logger.warning("data sets that are not registered: %s", ", ".join(sorted(unknown)))
-    loaded = [DatasetCatalog.get(name) for name in names]
+    loaded: list[Any] = [DatasetCatalog.get(name) for name in names]
     if isinstance(loaded[0], torchdata.Dataset):
         return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
     for name, records in zip(names, loaded):
@@ -134,7 +134,7 @@ def build_detection_train_loader(
     if isinstance(dataset, torchdata.IterableDataset):
         assert sampler is None, "an iterable data set has its own order: sampler must be None"
     else:
-        sampler = TrainingSampler(len(dataset)) if sampler is None else sampler
+        sampler = TrainingSampler(len(cast(Sized, dataset))) if sampler is None else sampler
         assert isinstance(sampler, torchdata.Sampler), f"expected a torch Sampler, got {type(sampler).__name__}"
     if num_workers > 0:
         kwargs.update(prefetch_factor=prefetch_factor, persistent_workers=persistent_workers)
@@ -147,7 +147,7 @@ def build_detection_train_loader(
     assert drop_last, "with aspect_ratio_grouping unfinished batches are always dropped: drop_last must be True"
     items = torchdata.DataLoader(dataset, batch_size=None, collate_fn=as_it_is, **kwargs)
     grouped = AspectRatioGroupedDataset(items, batch_size)
-    return grouped if collate_fn is None else MapDataset(grouped, collate_fn)
+    return grouped if collate_fn is None else MappedIterableDataset(grouped, collate_fn)
 
 
 def _batch_size_per_process(total: int | None, single: int | None) -> int:
@@ -155,6 +155,7 @@ def _batch_size_per_process(total: int | None, single: int | None) -> int:
         raise ValueError(f"give either total_batch_size or single_gpu_batch_size, got {total} and {single}")
     if single is not None:
         return single
+    assert total is not None  # one of the two is given
     world = get_world_size()
     assert total > 0 and total % world == 0, f"total_batch_size={total} must be a multiple of the {world} processes"
     return total // world
@@ -181,7 +182,7 @@ def build_detection_test_loader(
     if isinstance(dataset, torchdata.IterableDataset):
         assert sampler is None, "an iterable data set has its own order: sampler must be None"
     elif sampler is None:
-        sampler = InferenceSampler(len(dataset))
+        sampler = InferenceSampler(len(cast(Sized, dataset)))
     return torchdata.DataLoader(
         dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn or as_it_is
     )

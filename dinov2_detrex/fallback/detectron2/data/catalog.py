@@ -3,6 +3,7 @@
 import logging
 from collections import UserDict
 from collections.abc import Callable
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Metadata:
         assert old == value, f"metadata {key!r} of data set {self.name!r} is {old!r} and cannot become {value!r}"
         self.__dict__[key] = value
 
-    def get(self, key: str, default=None):
+    def get(self, key: str, default: Any = None) -> Any:
         return getattr(self, key, default)
 
     def set(self, **values) -> "Metadata":

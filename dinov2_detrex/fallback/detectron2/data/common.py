@@ -35,7 +35,7 @@ class _SerializedList:
             raise IndexError(f"index {index} is out of range for {len(self)} records")
         index %= len(self)
         start = self._ends[index - 1].item() if index else 0
-        return pickle.loads(memoryview(self._bytes[start : self._ends[index].item()].numpy()))
+        return pickle.loads(self._bytes[start : self._ends[index].item()].numpy().data)
 
 
 class DatasetFromList(torchdata.Dataset):

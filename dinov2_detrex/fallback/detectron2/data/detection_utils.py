@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def read_image(file_name: str | os.PathLike, format: str | None = None) -> np.nd
     """
     with PathManager.open(os.fspath(file_name), "rb") as file:
         try:
-            picture = _upright(Image.open(file))
+            picture = _upright(Image.open(cast(IO[bytes], file)))
             picture.load()
         except OSError as error:
             raise type(error)(f"{os.fspath(file_name)} cannot be decoded: {error}") from error
@@ -109,7 +110,7 @@ def transform_instance_annotations(
     if "keypoints" in annotation:
         raise NotImplementedError("keypoints need the real detectron2; remove them from the annotation")
     if not isinstance(transforms, Transform):
-        transforms = TransformList(transforms)
+        transforms = TransformList(list(transforms))
     bbox = BoxMode.convert(np.array(annotation["bbox"], dtype=np.float64), annotation["bbox_mode"], BoxMode.XYXY_ABS)
     height, width = image_size
     bbox = transforms.apply_box(bbox[None])[0]
@@ -124,7 +125,7 @@ def _transform_segmentation(segmentation: list | dict, transforms: Transform, im
     if isinstance(segmentation, list):
         polygons = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
         return [polygon.reshape(-1) for polygon in transforms.apply_polygons(polygons)]
-    mask = transforms.apply_segmentation(coco_mask.decode(segmentation))
+    mask = transforms.apply_segmentation(coco_mask.decode(cast(Any, segmentation)))
     assert mask.shape[:2] == tuple(image_size), f"a mask of {mask.shape[:2]} in an image of {tuple(image_size)}"
     return mask
 
@@ -162,7 +163,7 @@ def _masks(segmentations: list, image_size: tuple[int, int], mask_format: str) -
 def _bitmask(segmentation: list | dict | np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, list):
         return polygons_to_bitmask(segmentation, *image_size)
-    mask = coco_mask.decode(segmentation) if isinstance(segmentation, dict) else segmentation
+    mask = coco_mask.decode(cast(Any, segmentation)) if isinstance(segmentation, dict) else segmentation
     assert mask.ndim == 2, f"a mask is (H, W), got {mask.shape}"
     return mask.astype(bool)
 

@@ -36,6 +36,7 @@ class IterationTimer(HookBase):
         if self.trainer.iter - self.trainer.start_iter + 1 < self._warmup_iter:
             return
         seconds = time.perf_counter() - self._step_start
+        assert self.trainer.storage is not None  # there is one during `train`
         self.trainer.storage.put_scalars(time=seconds)
         self._timed_seconds += seconds
         self._timed_steps += 1
@@ -76,6 +77,7 @@ class PeriodicWriter(HookBase):
     def _write(self) -> None:
         for writer in self._writers:
             writer.write()
+        assert self.trainer.storage is not None  # there is one during `train`
         _clear_shown(self.trainer.storage)
 
 

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Iterable
+from typing import Any, cast
 
 from ..utils.events import EventStorage
 
@@ -18,7 +19,7 @@ class HookBase:
     after_step; then after_train, also after a failure, with `trainer.iter < trainer.max_iter` in that case.
     """
 
-    trainer: "TrainerBase" = None
+    trainer: "TrainerBase" = cast("TrainerBase", None)  # until registration
 
     def before_train(self) -> None: ...
 
@@ -86,12 +87,16 @@ class TrainerBase:
             hook.before_train()
 
     def after_train(self) -> None:
-        self.storage.iter = self.iter
+        self._tell_storage()
         for hook in self._hooks:
             hook.after_train()
 
-    def before_step(self) -> None:
+    def _tell_storage(self) -> None:
+        assert self.storage is not None  # there is one during `train`
         self.storage.iter = self.iter
+
+    def before_step(self) -> None:
+        self._tell_storage()
         for hook in self._hooks:
             hook.before_step()
 
@@ -119,4 +124,5 @@ class TrainerBase:
             if not hooks:
                 logger.warning("The checkpoint has a state for hook %s, which is not registered", name)
                 continue
-            next((hook for hook in hooks if hook.state_dict()), hooks[0]).load_state_dict(state)
+            hook: Any = next((hook for hook in hooks if hook.state_dict()), hooks[0])
+            hook.load_state_dict(state)  # a hook with a state has it

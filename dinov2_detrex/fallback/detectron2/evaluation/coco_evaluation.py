@@ -7,6 +7,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class COCOEvaluator(DatasetEvaluator):
                 rows = instances_to_coco_json(instances, record["image_id"])
                 self._predictions.append({"image_id": record["image_id"], "instances": rows})
 
-    def evaluate(self, img_ids: Sequence | None = None) -> OrderedDict:
+    def evaluate(self, img_ids: Sequence | None = None) -> dict[str, dict[str, float]]:
         """{"bbox": {AP, AP50, AP75, APs, APm, APl, AP-<class> ...}}, 0..100, NaN where there is nothing to measure.
 
         Args:
@@ -109,7 +110,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         results = self._with_dataset_ids(predictions)
         if self._output_dir:
-            self._write(predictions, results)
+            _write(self._output_dir, predictions, results)
         if "annotations" not in self._coco_api.dataset:
             logger.info("the annotations are not available: nothing to evaluate")
             return OrderedDict()
@@ -143,12 +144,6 @@ class COCOEvaluator(DatasetEvaluator):
             rows.append({**row, "category_id": ids[category]})
         return rows
 
-    def _write(self, predictions: list[dict], results: list[dict]) -> None:
-        files.write(os.path.join(self._output_dir, "instances_predictions.pth"), predictions)
-        path = os.path.join(self._output_dir, "coco_instances_results.json")
-        logger.info("saving results to %s", path)
-        files.write_json(path, results)
-
     def _box_metrics(self, results: list[dict], img_ids: Sequence | None) -> dict[str, float]:
         if not results:
             logger.warning("no predictions from the model")
@@ -167,6 +162,13 @@ class COCOEvaluator(DatasetEvaluator):
         return metrics | {f"AP-{name}": value for name, value in per_class.items()}
 
 
+def _write(output_dir: str | os.PathLike, predictions: list[dict], results: list[dict]) -> None:
+    files.write(os.path.join(output_dir, "instances_predictions.pth"), predictions)
+    path = os.path.join(output_dir, "coco_instances_results.json")
+    logger.info("saving results to %s", path)
+    files.write_json(path, results)
+
+
 def _check_tasks(tasks: Sequence[str] | None) -> None:
     for task in tasks or ():
         assert task in ("bbox", "segm", "keypoints"), f"unknown task {task!r}: expected 'bbox'"
@@ -178,7 +180,7 @@ def _read_truth(json_file: str) -> COCO:
     """The JSON, with those keys filled in that pycocotools reads but small data sets often leave out."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(json_file)
-    truth.dataset.setdefault("info", {})
+    cast(dict, truth.dataset).setdefault("info", {})  # a key that the stubs do not know
     for annotation in truth.anns.values():
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation and "bbox" in annotation:
@@ -209,7 +211,8 @@ def instances_to_coco_json(instances: Instances, image_id: int | str) -> list[di
 def _run_coco_eval(truth: COCO, results: list[dict], max_dets: int, img_ids: Sequence | None) -> COCOeval:
     """COCO's evaluation, in which the last limit of boxes per image is `max_dets`; adds keys to `results`."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        predictions = truth.loadRes(cast(Any, results))  # takes a list too, which the stubs do not know
+        evaluation = COCOeval(truth, predictions, "bbox")
         evaluation.params.maxDets = sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets})
         if img_ids is not None:
             evaluation.params.imgIds = list(img_ids)

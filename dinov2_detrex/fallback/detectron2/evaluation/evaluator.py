@@ -132,7 +132,7 @@ class _Clock:
         self._restart()
 
     def _restart(self) -> None:
-        self.seconds = dict.fromkeys(self.PHASES, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(self.PHASES, 0.0)
         self.num_timed = 0
         self.begin = time.perf_counter()
         self._phase, self._phase_begin = "data", self.begin

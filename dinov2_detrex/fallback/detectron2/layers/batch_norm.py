@@ -40,6 +40,11 @@ class FrozenBatchNorm2d(nn.Module):
         Further keywords (momentum, affine, ...) have no meaning for a frozen norm and are ignored.
     """
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     _version = 3  # state dicts before version 2 may lack the running statistics
 
     def __init__(self, num_features: int, eps: float = 1e-5, device=None, dtype=None, **kwargs):
@@ -79,13 +84,15 @@ class FrozenBatchNorm2d(nn.Module):
         return module
 
     @classmethod
-    def _from_batchnorm(cls, norm: nn.Module) -> "FrozenBatchNorm2d":
-        frozen = cls(norm.num_features, norm.eps, norm.running_mean.device, norm.running_mean.dtype)
+    def _from_batchnorm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> "FrozenBatchNorm2d":
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None, "a batch norm without running statistics cannot be frozen"
+        frozen = cls(norm.num_features, norm.eps, mean.device, mean.dtype)
         if norm.affine:
             frozen.weight.copy_(norm.weight.detach())
             frozen.bias.copy_(norm.bias.detach())
-        frozen.running_mean.copy_(norm.running_mean)
-        frozen.running_var.copy_(norm.running_var)
+        frozen.running_mean.copy_(mean)
+        frozen.running_var.copy_(variance)
         return frozen.train(norm.training)
 
 

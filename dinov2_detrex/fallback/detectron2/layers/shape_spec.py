@@ -10,10 +10,10 @@ class ShapeSpec:
     Attributes:
         channels: number of channels C.
         height, width: size in cells of the map.
-        stride: pixels of the image per cell.
+        stride: pixels of the image per cell; an int where it is whole.
     """
 
     channels: int | None = None
     height: int | None = None
     width: int | None = None
-    stride: int | None = None
+    stride: float | None = None

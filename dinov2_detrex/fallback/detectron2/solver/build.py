@@ -55,7 +55,7 @@ def get_default_optimizer_params(
         group = {"lr": base_lr, "weight_decay": weight_decay}
         if isinstance(module, NORM_MODULES) and weight_decay_norm is not None:
             group["weight_decay"] = weight_decay_norm
-        if lr_factor_func is not None:
+        if lr_factor_func is not None and base_lr is not None:  # without base_lr it was refused above
             group["lr"] = base_lr * lr_factor_func(full_name)
         group.update(overrides.get(full_name.rpartition(".")[2], {}))
         groups.append({"params": [parameter], **{k: v for k, v in group.items() if v is not None}})

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from enum import IntEnum, unique
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+_Box = TypeVar("_Box")
 
 
 @unique
@@ -18,7 +21,7 @@ class BoxMode(IntEnum):
     XYWHA_ABS = 4  # centre, size and angle; the number is reserved, rotated boxes need the real detectron2
 
     @staticmethod
-    def convert(box, from_mode: "BoxMode", to_mode: "BoxMode"):
+    def convert(box: _Box, from_mode: "BoxMode", to_mode: "BoxMode") -> _Box:
         """Convert one box or many between XYXY_ABS and XYWH_ABS.
 
         Args:
@@ -47,7 +50,7 @@ class BoxMode(IntEnum):
 _SIGN = {(BoxMode.XYWH_ABS, BoxMode.XYXY_ABS): 1, (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS): -1}
 
 
-def _like(box, converted: torch.Tensor):
+def _like(box: Any, converted: torch.Tensor) -> Any:
     if isinstance(box, torch.Tensor):
         return converted
     if isinstance(box, np.ndarray):

@@ -27,7 +27,8 @@ class BitMasks:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return tuple(self.tensor.shape[1:])
+        _, height, width = self.tensor.shape
+        return height, width
 
     @property
     def device(self) -> torch.device:

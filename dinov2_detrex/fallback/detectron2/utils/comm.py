@@ -4,7 +4,7 @@ Objects travel over a gloo group on the CPU, so they may be anything that pickle
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(i * num_workers_per_machine, (i + 1) * num_workers_per_machine))
         group = dist.new_group(ranks)  # a collective: every process creates every group
         if i == machine:
-            _local_group = group
+            _local_group = cast(dist.ProcessGroup, group)  # this process is a member
 
 
 def get_local_process_group() -> dist.ProcessGroup:
@@ -75,7 +75,8 @@ def synchronize() -> None:
 @functools.cache
 def _cpu_group() -> dist.ProcessGroup:
     """A gloo group of all processes; made once, by all of them together."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
+    group = dist.new_group(backend="gloo") if dist.get_backend() == dist.Backend.NCCL else dist.group.WORLD
+    return cast(dist.ProcessGroup, group)  # every process is a member
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

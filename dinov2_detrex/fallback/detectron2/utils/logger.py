@@ -107,7 +107,7 @@ def _log_file(output: str, rank: int) -> str:
 def _caller() -> tuple[str, tuple[str, int]]:
     """(module name, (file, line)) of the first frame outside this file."""
     frame = sys._getframe(2)
-    while frame.f_code.co_filename == __file__:
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
         frame = frame.f_back
     module = frame.f_globals.get("__name__", "detectron2")
     return ("detectron2" if module == "__main__" else module), (frame.f_code.co_filename, frame.f_lineno)

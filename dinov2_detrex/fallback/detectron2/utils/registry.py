@@ -19,7 +19,9 @@ def locate(name: str) -> Any:
     try:
         found = pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:
-        raise ImportError(f"cannot locate {name!r}: {error.exc.__name__} while importing it: {error.value}") from error
+        raise ImportError(
+            f"cannot locate {name!r}: {type(error.value).__name__} while importing it: {error.value}"
+        ) from error
     if found is None:
         of_engine = name.partition(".")[0] in ENGINE_PACKAGES
         reason = missing_part_message(name) if of_engine else "no such module or attribute"

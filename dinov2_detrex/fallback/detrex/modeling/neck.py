@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ class ChannelMapper(nn.Module):
         super().__init__()
         channels = [input_shapes[name].channels for name in in_features]
         num_outs = len(input_shapes) if num_outs is None else num_outs
-        shared = dict(bias=bias, groups=groups, dilation=dilation)
+        shared: dict[str, Any] = dict(bias=bias, groups=groups, dilation=dilation)
         padding = (kernel_size - 1) // 2
 
         def mapping(in_channels: int, **geometry) -> _ConvNormAct:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
+from typing import Any, cast
 
 import numpy as np
 from detectron2.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
@@ -179,14 +180,8 @@ class _AnnotationParser:
                 return None
         annotation["bbox_mode"] = BoxMode.XYWH_ABS
         if self.contiguous_ids is not None:
-            annotation["category_id"] = self._contiguous_id(source, what)
+            annotation["category_id"] = _contiguous_id(source, self.contiguous_ids, what)
         return annotation
-
-    def _contiguous_id(self, source: dict, what: str) -> int:
-        category_id = source.get("category_id")
-        if category_id not in self.contiguous_ids:
-            raise KeyError(f"{what} has category_id {category_id}, which is not in 'categories'")
-        return self.contiguous_ids[category_id]
 
     def report_dropped(self) -> None:
         if self.num_dropped:
@@ -197,11 +192,19 @@ class _AnnotationParser:
             )
 
 
+def _contiguous_id(source: dict, contiguous_ids: dict[int, int], what: str) -> int:
+    category_id = source.get("category_id")
+    if category_id is None or category_id not in contiguous_ids:
+        raise KeyError(f"{what} has category_id {category_id}, which is not in 'categories'")
+    return contiguous_ids[category_id]
+
+
 def _valid_segmentation(segmentation: dict | list) -> dict | list:
     """A compressed RLE, or the valid ones among the polygons."""
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):
-            return coco_mask.frPyObjects(segmentation, *segmentation["size"])
+            uncompressed = cast(Any, segmentation)  # a kind of RLE that the stubs do not know
+            return coco_mask.frPyObjects(uncompressed, *segmentation["size"])
         return segmentation
     return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
 
@@ -278,7 +281,7 @@ def _coco_annotation(source: dict, category_id: int) -> dict:
 
 def _segmentation_area(segmentation: dict | list) -> float:
     if isinstance(segmentation, dict):
-        return float(coco_mask.area(segmentation))
+        return float(coco_mask.area(cast(Any, segmentation)))
     return float(PolygonMasks([segmentation]).area()[0])
 
 

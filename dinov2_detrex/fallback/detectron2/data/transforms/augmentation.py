@@ -4,6 +4,7 @@ import inspect
 import pprint
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
@@ -27,7 +28,7 @@ class AugInput:
 
     def transform(self, tfm: Transform) -> None:
         """Apply a transform to all that is there, in place."""
-        self.image = tfm.apply_image(self.image)
+        self.image: np.ndarray = cast(Any, tfm).apply_image(self.image)  # abstract in fvcore, without a return type
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
@@ -51,8 +52,8 @@ class Augmentation(metaclass=ABCMeta):
             if name != "self" and not name.startswith("_"):
                 setattr(self, name, value)
 
-    def _rand_range(self, low: float = 1.0, high: float | None = None, size=()):
-        """Uniform in [low, high), or in [0, low) if `high` is left out."""
+    def _rand_range(self, low: float = 1.0, high: float | None = None, size=()) -> Any:
+        """A float uniform in [low, high), or in [0, low) if `high` is left out; an array where there is a `size`."""
         low, high = (0, low) if high is None else (low, high)
         return np.random.uniform(low, high, size)
 

@@ -1,6 +1,7 @@
 """The augmentations: flips, resizes, crops and colour. Sizes are (height, width) in pixels."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from fvcore.transforms.transform import (
@@ -11,14 +12,16 @@ from fvcore.transforms.transform import (
     TransformList,
     VFlipTransform,
 )
-from PIL import Image
 
 from .augmentation import AugInput, Augmentation, as_augmentation
-from .transform import CropTransform, PadTransform, ResizeTransform
+from .transform import BILINEAR, CropTransform, PadTransform, ResizeTransform
 
 
 class RandomFlip(Augmentation):
     """Flip with probability `prob`, either horizontally or vertically (ValueError for both or none)."""
+
+    prob: float
+    horizontal: bool
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False):
         if horizontal == vertical:
@@ -34,6 +37,8 @@ class RandomFlip(Augmentation):
 
 class RandomApply(Augmentation):
     """Apply an augmentation or transform with probability `prob`."""
+
+    prob: float
 
     def __init__(self, tfm_or_aug: Augmentation | Transform, prob: float = 0.5):
         assert 0.0 <= prob <= 1.0, f"prob={prob} is not in [0, 1]"
@@ -54,12 +59,15 @@ class RandomApply(Augmentation):
 class Resize(Augmentation):
     """Resize to a fixed size: an int for a square, or (height, width)."""
 
-    def __init__(self, shape: int | Sequence[int], interp: int = Image.BILINEAR):
+    shape: tuple[int, int]
+    interp: int
+
+    def __init__(self, shape: int | Sequence[int], interp: int = BILINEAR):
         shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        return ResizeTransform(image.shape[0], image.shape[1], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -73,12 +81,16 @@ class ResizeShortestEdge(Augmentation):
         interp: a resampling of Pillow.
     """
 
+    short_edge_length: tuple[int, ...]
+    max_size: int
+    interp: int
+
     def __init__(
         self,
         short_edge_length: int | Sequence[int],
         max_size: int = 2**31 - 1,
         sample_style: str = "range",
-        interp: int = Image.BILINEAR,
+        interp: int = BILINEAR,
     ):
         assert sample_style in ("range", "choice"), f"sample_style={sample_style!r} is neither 'range' nor 'choice'"
         if isinstance(short_edge_length, int):
@@ -115,13 +127,19 @@ class ResizeScale(Augmentation):
         interp: a resampling of Pillow.
     """
 
+    min_scale: float
+    max_scale: float
+    target_height: int
+    target_width: int
+    interp: int
+
     def __init__(
         self,
         min_scale: float,
         max_scale: float,
         target_height: int,
         target_width: int,
-        interp: int = Image.BILINEAR,
+        interp: int = BILINEAR,
     ):
         self._init(locals())
 
@@ -145,6 +163,9 @@ class RandomCrop(Augmentation):
 
     TYPES = ("relative", "relative_range", "absolute", "absolute_range")
 
+    crop_type: str
+    crop_size: tuple[Any, Any]  # pixels or fractions, as the type says
+
     def __init__(self, crop_type: str, crop_size: Sequence[float]):
         assert crop_type in self.TYPES, f"crop_type={crop_type!r} is not one of {', '.join(self.TYPES)}"
         crop_size = tuple(crop_size)
@@ -165,7 +186,8 @@ class RandomCrop(Augmentation):
             return min(a, h), min(b, w)
         if self.crop_type == "absolute_range":
             assert a <= b, f"crop_size={self.crop_size} is not a range"
-            return tuple(np.random.randint(min(side, a), min(side, b) + 1) for side in (h, w))
+            crop_h, crop_w = (np.random.randint(min(side, a), min(side, b) + 1) for side in (h, w))
+            return crop_h, crop_w
         if self.crop_type == "relative_range":
             a, b = (fraction + self._rand_range() * (1 - fraction) for fraction in (a, b))
         return int(h * a + 0.5), int(w * b + 0.5)
@@ -179,6 +201,11 @@ class FixedSizeCrop(Augmentation):
         pad: False leaves smaller images small.
         pad_value, seg_pad_value: of the padding in image and labels.
     """
+
+    crop_size: tuple[int, int]
+    pad: bool
+    pad_value: float
+    seg_pad_value: int
 
     def __init__(self, crop_size: Sequence[int], pad: bool = True, pad_value: float = 128.0, seg_pad_value: int = 255):
         crop_size = tuple(crop_size)
@@ -203,6 +230,9 @@ class FixedSizeCrop(Augmentation):
 class RandomContrast(Augmentation):
     """Blend with the mean grey: weight w of the image uniform in [min, max]; 1 changes nothing, below fades."""
 
+    intensity_min: float
+    intensity_max: float
+
     def __init__(self, intensity_min: float, intensity_max: float):
         self._init(locals())
 
@@ -214,18 +244,25 @@ class RandomContrast(Augmentation):
 class RandomBrightness(Augmentation):
     """Blend with black: weight w of the image uniform in [min, max]; 1 changes nothing, below darkens."""
 
+    intensity_min: float
+    intensity_max: float
+
     def __init__(self, intensity_min: float, intensity_max: float):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
         w = self._rand_range(self.intensity_min, self.intensity_max)
-        return BlendTransform(src_image=0, src_weight=1 - w, dst_weight=w)
+        black = cast(np.ndarray, 0)  # a number does for an image of one value
+        return BlendTransform(src_image=black, src_weight=1 - w, dst_weight=w)
 
 
 class RandomSaturation(Augmentation):
     """Blend an RGB image with its grey: weight w of the image uniform in [min, max]; below 1 loses colour."""
 
     LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+    intensity_min: float
+    intensity_max: float
 
     def __init__(self, intensity_min: float, intensity_max: float):
         self._init(locals())

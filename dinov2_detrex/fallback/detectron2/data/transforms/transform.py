@@ -1,6 +1,7 @@
 """Transforms beside fvcore's: resizing as Pillow does it, cropping that also cuts polygons, colour operations."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,11 @@ from PIL import Image
 
 from .polygon_clipping import clip_polygon
 
-_TORCH_MODE = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
+# Pillow's resamplings as the plain ints that reprs and pickles show.
+NEAREST: int = Image.Resampling.NEAREST.value
+BILINEAR: int = Image.Resampling.BILINEAR.value
+BICUBIC: int = Image.Resampling.BICUBIC.value
+_TORCH_MODE = {NEAREST: "nearest", BILINEAR: "bilinear", BICUBIC: "bicubic"}
 
 
 class ResizeTransform(Transform):
@@ -25,7 +30,8 @@ class ResizeTransform(Transform):
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None):
         super().__init__()
-        self._set_attributes(locals() | {"interp": Image.BILINEAR if interp is None else interp})
+        self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
+        self.interp = BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """(H, W) or (H, W, C) of the declared size, dtype kept; AssertionError for another size."""
@@ -55,7 +61,7 @@ class ResizeTransform(Transform):
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Nearest neighbour, so that labels stay labels."""
-        return self.apply_image(segmentation, interp=Image.NEAREST)
+        return self.apply_image(segmentation, interp=NEAREST)
 
     def inverse(self) -> "ResizeTransform":
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
@@ -63,6 +69,14 @@ class ResizeTransform(Transform):
 
 class CropTransform(fvcore_transform.CropTransform):
     """fvcore's crop, which also cuts polygons at its window: they may fall into pieces or vanish."""
+
+    # set by fvcore's constructor
+    x0: int
+    y0: int
+    w: int
+    h: int
+    orig_w: int | None
+    orig_h: int | None
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         """(N, 2) polygons to those of the cropped image, in float64."""
@@ -75,7 +89,7 @@ class PadTransform(fvcore_transform.PadTransform):
     """fvcore's padding; its inverse is the crop above."""
 
     def inverse(self) -> CropTransform:
-        crop = super().inverse()
+        crop = cast(CropTransform, super().inverse())  # fvcore's, which has the same attributes
         return CropTransform(crop.x0, crop.y0, crop.w, crop.h, orig_w=crop.orig_w, orig_h=crop.orig_h)
 
 
@@ -90,7 +104,7 @@ class ColorTransform(Transform):
         if not callable(op):
             raise ValueError(f"op must be a function on pixels, got {type(op).__name__}")
         super().__init__()
-        self._set_attributes(locals())
+        self.op = op
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return self.op(img)

@@ -1,6 +1,7 @@
 """The interface of a feature extractor: `Backbone`."""
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -13,6 +14,10 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     A subclass sets `_out_features` (names in order), `_out_feature_channels` and `_out_feature_strides` (name to
     number), or overrides `output_shape`.
     """
+
+    _out_features: Sequence[str]
+    _out_feature_channels: Mapping[str, int]
+    _out_feature_strides: Mapping[str, float]
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 ITERS_PER_EPOCH = 7500
 
 
-def default_coco_scheduler(epochs=50, decay_epochs=40, warmup_epochs=0):
+def default_coco_scheduler(epochs: int = 50, decay_epochs: int = 40, warmup_epochs: float = 0):
     """One drop to a tenth after `decay_epochs` of `epochs`, with `warmup_epochs` of linear warm-up."""
     return L(WarmupParamScheduler)(
         scheduler=L(MultiStepParamScheduler)(
