@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coco_folder import CocoFolder
 
 import dinov2_detrex  # noqa: F401  makes detectron2 and detrex importable
 from dinov2_detrex.engine import is_fallback
@@ -37,3 +38,19 @@ def python_env():
 def python():
     """The interpreter that runs the tests."""
     return sys.executable
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """An empty data set folder to fill."""
+    return CocoFolder(tmp_path / "own data")
+
+
+@pytest.fixture
+def sound_coco(coco):
+    """Two images with a box each, nothing wrong."""
+    coco.add_image(1)
+    coco.add_image(2, width=50, height=80)
+    coco.add_box([5, 5, 20, 10], image_id=1, category_id=1)
+    coco.add_box([10.5, 20, 30, 40.25], image_id=2, category_id=2)
+    return coco.write()
