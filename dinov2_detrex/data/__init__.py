@@ -4,6 +4,7 @@ Names are imported at first use, so that `python -m dinov2_detrex.data.shapes` r
 """
 
 import importlib
+from typing import Any
 
 _HOME = {
     "datasets_root": "paths",
@@ -29,7 +30,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'dinov2_detrex.data' has no attribute {name!r}; it exports {', '.join(__all__)}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

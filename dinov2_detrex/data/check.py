@@ -13,10 +13,11 @@ decoded, and then the mapper names the file.
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,10 +57,10 @@ class DatasetReport:
 
     def summary(self) -> str:
         """One line for the log."""
-        parts = [f"{len(self.harmful)} errors"] if self.harmful else []
-        parts += [f"{count} {what}" for what, count in self.harmless.items()] + self.notes
+        remarks = [f"{len(self.harmful)} errors"] if self.harmful else []
+        remarks += [f"{count} {what}" for what, count in self.harmless.items()] + self.notes
         size = f"{self.num_images} images, {self.num_annotations} annotations"
-        return f"{self.json_file}: {size}; {'; '.join(parts) or 'nothing to complain of'}"
+        return f"{self.json_file}: {size}; {'; '.join(remarks) or 'nothing to complain of'}"
 
     def raise_if_harmful(self) -> None:
         """Raise one DatasetError with the first findings and the number of the others."""
@@ -120,7 +121,7 @@ def check_coco_dataset(
     return check_source(read_source(json_file, image_root), skip_bad_images, training)
 
 
-def _duplicates(values) -> list:
+def _duplicates(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
@@ -260,7 +261,7 @@ def _check_annotations(annotations: list[dict], images: dict, document: dict, re
     return _with_ids(_with_repaired_boxes(annotations, boxes_xywh, sizes_wh, report), report)
 
 
-def _is_four_numbers(bbox) -> bool:
+def _is_four_numbers(bbox: Any) -> bool:
     if not isinstance(bbox, list) or len(bbox) != 4:
         return False
     return all(isinstance(value, int | float) and math.isfinite(value) for value in bbox)
@@ -337,7 +338,7 @@ def _other_changes(annotation: dict, report: DatasetReport) -> dict:
     return changes
 
 
-def _is_polygon(polygon) -> bool:
+def _is_polygon(polygon: Any) -> bool:
     return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
 
 

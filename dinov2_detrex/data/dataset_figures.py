@@ -7,6 +7,7 @@ matplotlib (`pip install "dinov2_detrex[plot]"`), the rest does not.
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from detectron2.config import instantiate
@@ -27,6 +28,9 @@ from dinov2_detrex.data.source import read_source
 from dinov2_detrex.data.visualization import assemble, class_colour, save_picture, tile
 from dinov2_detrex.runtime.errors import MissingPackageError
 from dinov2_detrex.runtime.files import atomic_write, write_text
+
+if TYPE_CHECKING:  # matplotlib is an extra
+    from matplotlib.axes import Axes
 
 _MOST_CLASSES = 30  # bars in the figure
 
@@ -74,7 +78,7 @@ def _check_split(cfg_dataloader: DictConfig, split: str) -> list[DatasetReport]:
     return [check_source(source, bool(dataset.get("skip_bad_images")), read_source(training) if training else None)]
 
 
-# -------------------------------------------------------------------------------------------- augmented pictures
+# -------------------------------------------------------------------------------------------- augmented images
 
 
 def _channel_order(cfg: DictConfig) -> str:
@@ -114,15 +118,18 @@ def draw_augmented(
     return save_picture(assemble(rows, tile_px), path)
 
 
-def _augmented_cell(item: Record, class_names: Sequence[str], image_format: str, tile_px: int):
+def _augmented_cell(
+    item: Record, class_names: Sequence[str], image_format: str, tile_px: int
+) -> tuple[str, Image.Image]:
     pixels = item["image"].permute(1, 2, 0).numpy()  # C H W -> H W C
     pixels = pixels[:, :, ::-1] if image_format == "BGR" else pixels
-    picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
-    boxes, classes = np.zeros((0, 4)), []
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    boxes: np.ndarray = np.zeros((0, 4))
+    classes: list[int] = []
     if "instances" in item:
         boxes, classes = item["instances"].gt_boxes.tensor.numpy(), item["instances"].gt_classes.tolist()
-    heading = f"{Path(item['file_name']).name}  {picture.width} x {picture.height}"
-    return heading, tile(picture, boxes, classes, [class_names[index] for index in classes], tile_px)
+    heading = f"{Path(item['file_name']).name}  {image.width} x {image.height}"
+    return heading, tile(image, boxes, classes, [class_names[index] for index in classes], tile_px)
 
 
 # ---------------------------------------------------------------------------------------------- statistics figure
@@ -150,7 +157,7 @@ def draw_statistics(statistics: DatasetStatistics, path: str | Path) -> Path:
     return Path(path)
 
 
-def _draw_classes(panel, statistics: DatasetStatistics) -> None:
+def _draw_classes(panel: "Axes", statistics: DatasetStatistics) -> None:
     counts = np.bincount(statistics.classes, minlength=len(statistics.class_names))
     shown = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
     colours = [np.array(class_colour(int(index))) / 255 for index in shown]
@@ -162,7 +169,7 @@ def _draw_classes(panel, statistics: DatasetStatistics) -> None:
     panel.margins(x=0.12)
 
 
-def _draw_sizes(panel, statistics: DatasetStatistics) -> None:
+def _draw_sizes(panel: "Axes", statistics: DatasetStatistics) -> None:
     sides = statistics.sides_px[statistics.sides_px > 0]
     if len(sides):
         panel.hist(sides, bins=np.geomspace(sides.min() * 0.99, sides.max() * 1.01, 40), color="tab:blue")
@@ -172,14 +179,14 @@ def _draw_sizes(panel, statistics: DatasetStatistics) -> None:
     panel.set_title(f"object size: sqrt(area) / px (red: {SMALL_PX}, {LARGE_PX})")
 
 
-def _draw_counts(panel, statistics: DatasetStatistics) -> None:
+def _draw_counts(panel: "Axes", statistics: DatasetStatistics) -> None:
     per_image = statistics.objects_per_image
     bins = min(int(per_image.max(initial=0)) + 1, 50)
     panel.hist(per_image, bins=np.linspace(-0.5, per_image.max(initial=0) + 0.5, bins + 1), color="tab:green")
     panel.set_title(f"objects an image (0: {(per_image == 0).sum()} images)")
 
 
-def _draw_image_sizes(panel, statistics: DatasetStatistics) -> None:
+def _draw_image_sizes(panel: "Axes", statistics: DatasetStatistics) -> None:
     sizes, counts = np.unique(statistics.image_hw, axis=0, return_counts=True)
     panel.scatter(sizes[:, 1], sizes[:, 0], s=2 + 200 * counts / counts.sum(), alpha=0.5, color="tab:purple")
     panel.set(xlabel="width / px", ylabel="height / px", title=f"image sizes ({len(sizes)} different)")
@@ -187,22 +194,22 @@ def _draw_image_sizes(panel, statistics: DatasetStatistics) -> None:
     panel.set_ylim(bottom=0)
 
 
-def _draw_centres(panel, statistics: DatasetStatistics) -> None:
+def _draw_centres(panel: "Axes", statistics: DatasetStatistics) -> None:
     centres = statistics.centres_norm
     panel.hist2d(centres[:, 0], centres[:, 1], bins=32, range=[[0, 1], [0, 1]], cmap="viridis")
     panel.invert_yaxis()
     panel.set_title("where the boxes' centres lie in their images")
 
 
-def _draw_aspects(panel, statistics: DatasetStatistics) -> None:
+def _draw_aspects(panel: "Axes", statistics: DatasetStatistics) -> None:
     sides = statistics.boxes_xyxy[:, 2:] - statistics.boxes_xyxy[:, :2]
     sides = sides[(sides > 0).all(axis=1)]
-    panel.hist((sides[:, 0] / sides[:, 1]).clip(1 / 8, 8), bins=np.geomspace(1 / 8, 8, 49), color="tab:orange")
+    panel.hist((sides[:, 0] / sides[:, 1]).clip(1 / 8, 8), bins=np.geomspace(1 / 8, 8, 49).tolist(), color="tab:orange")
     _log_axis(panel, 2.0 ** np.arange(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     panel.set_title("width over height of the boxes")
 
 
-def _log_axis(panel, ticks: np.ndarray, labels: list[str]) -> None:
+def _log_axis(panel: "Axes", ticks: np.ndarray, labels: list[str]) -> None:
     """A logarithmic x axis with these ticks, as far as they lie within the drawn range."""
     panel.set_xscale("log")
     low, high = panel.get_xlim()

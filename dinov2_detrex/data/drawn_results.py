@@ -5,23 +5,24 @@ from pathlib import Path
 
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig
 
 from dinov2_detrex.data.visualization import contact_sheet
 
 RESULTS_FILE = "coco_instances_results.json"
 
 
-def draw_results(cfg, path: str | None = None, max_images: int = 12, score_threshold: float = 0.3) -> Path:
+def draw_results(cfg: DictConfig, path: str | None = None, max_images: int = 12, score_threshold: float = 0.3) -> Path:
     """Draw the predictions that the last evaluation of a run left on the disk.
 
     Args:
         cfg: the run's config, with `dataloader.test.dataset` and `dataloader.evaluator.output_dir`.
-        path: the picture to write; None = `predictions.png` beside the results.
+        path: the image to write; None = `predictions.png` beside the results.
         max_images: number of images, spread evenly over the data set.
         score_threshold: predictions below it are not drawn.
 
     Returns:
-        the path of the picture.
+        the path of the image.
 
     Raises:
         FileNotFoundError: the run has not been evaluated.

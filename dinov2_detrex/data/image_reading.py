@@ -17,12 +17,12 @@ _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 class UnreadableImage(UserError, OSError):
-    """A file that cannot be decoded as a picture; the message names it."""
+    """A file that cannot be decoded as an image; the message names it."""
 
 
-def _sixteen_to_eight_bit(picture: Image.Image) -> Image.Image:
+def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:
     """The full 16-bit range onto 0..255, so that all files of a camera share one scale: 65535 / 257 = 255."""
-    values = np.asarray(picture).astype(np.int64)
+    values = np.asarray(image).astype(np.int64)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise ValueError(
             f"its values reach from {values.min()} to {values.max()}, beyond 16 bits: convert it to 8 bits"
@@ -30,35 +30,35 @@ def _sixteen_to_eight_bit(picture: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _to_eight_bit(picture: Image.Image) -> Image.Image:
-    if picture.mode in _SIXTEEN_BIT:
-        return _sixteen_to_eight_bit(picture)
-    if picture.mode == "F":
+def _to_eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        return _sixteen_to_eight_bit(image)
+    if image.mode == "F":
         raise ValueError("it holds floating-point numbers of unknown range: convert it to 8 or 16 bits")
-    if picture.mode == "P":  # by way of alpha, as Pillow asks for palettes with transparency
-        return picture.convert("RGBA")
-    return picture
+    if image.mode == "P":  # by way of alpha, as Pillow asks for palettes with transparency
+        return image.convert("RGBA")
+    return image
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1 where there is none or its block is damaged, which says nothing of the pixels."""
     try:
-        return int(picture.getexif().get(_ORIENTATION_TAG, 1))
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # Pillow's EXIF parser raises SyntaxError, struct.error, ValueError, KeyError and others
         return 1
 
 
 def open_upright(file_name: str | os.PathLike) -> Image.Image:
-    """Open and decode a file as an 8-bit picture, turned as its EXIF orientation says; the mode is left as it is.
+    """Open and decode a file as an 8-bit image, turned as its EXIF orientation says; the mode is left as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnreadableImage: it cannot be decoded: no image, truncated, or of a kind without a defined range.
     """
     try:
-        with Image.open(file_name) as picture:
-            picture.load()
-            return _to_eight_bit(ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture)
+        with Image.open(file_name) as image:
+            image.load()
+            return _to_eight_bit(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
@@ -87,12 +87,12 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
 
 def read_stored_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) as stored, before any EXIF rotation, from the header alone; raises what Pillow raises."""
-    with Image.open(file_name) as picture:
-        return picture.height, picture.width
+    with Image.open(file_name) as image:
+        return image.height, image.width
 
 
 def upright_image_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) that `read_image` would return, from the header alone; raises what Pillow raises."""
-    with Image.open(file_name) as picture:
-        turned = _orientation(picture) in _TURNED
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+    with Image.open(file_name) as image:
+        turned = _orientation(image) in _TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)

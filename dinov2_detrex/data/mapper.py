@@ -1,7 +1,7 @@
 """How a data set record becomes a model input: DETR's two augmentation lists, and files of any kind read right.
 
 detrex's `DetrDatasetMapper`, with these additions: grey, CMYK, palette, 16-bit and EXIF-rotated files become the 8-bit
-picture that one sees; a file that cannot be decoded, or is of another size than its record says, is an error that names
+image that one sees; a file that cannot be decoded, or is of another size than its record says, is an error that names
 it; box coordinates that are integers in the JSON are not truncated by resizing.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 
 from dinov2_detrex.data.image_reading import read_image
 
@@ -30,7 +31,7 @@ class DetrDatasetMapper:
         mask_on: keep segmentations, as `gt_masks`.
         img_format: channel order of "image": "RGB", "BGR" or "L".
 
-    Augmentations see the picture alone, not its boxes, and draw from numpy's global generator.
+    Augmentations see the image alone, not its boxes, and draw from numpy's global generator.
     """
 
     def __init__(
@@ -74,14 +75,17 @@ class DetrDatasetMapper:
             return self.augmentation
         return self.augmentation_with_crop
 
-    def _instances(self, annotations: list[dict], transforms, image_hw: tuple[int, int]):
-        """`Instances` of what is left of the objects in the augmented picture; possibly none."""
+    def _instances(self, annotations: list[dict], transforms: T.TransformList, image_hw: tuple[int, int]) -> Instances:
+        """`Instances` of what is left of the objects in the augmented image; possibly none."""
         transformed = [
             detection_utils.transform_instance_annotations(self._trimmed(annotation), transforms, image_hw)
             for annotation in annotations
             if annotation.get("iscrowd", 0) == 0
         ]
-        return detection_utils.filter_empty_instances(detection_utils.annotations_to_instances(transformed, image_hw))
+        instances = detection_utils.annotations_to_instances(transformed, image_hw)
+        instances = detection_utils.filter_empty_instances(instances)
+        assert isinstance(instances, Instances)  # a tuple only where a mask is asked for
+        return instances
 
     def _trimmed(self, annotation: dict) -> dict:
         """Without what is not asked for, and with the box in floating point."""

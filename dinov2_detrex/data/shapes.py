@@ -1,10 +1,10 @@
-"""The shapes data set: how pictures of simple shapes with exact boxes are made, in COCO format and without a download.
+"""The shapes data set: how images of simple shapes with exact boxes are made, in COCO format and without a download.
 
     python -m dinov2_detrex.data.shapes [--root DIR]
 
-Every picture has its own random stream, seeded by (seed, split, index), so it does not depend on how many others are
+Every image has its own random stream, seeded by (seed, split, index), so it does not depend on how many others are
 made, and the same arguments give the same bytes. What a detector must not get for nothing is varied: size, place,
-tilt, colour and shading of one to five objects, the background, the size and aspect of the picture.
+tilt, colour and shading of one to five objects, the background, the size and aspect of the image.
 """
 
 import json
@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,11 @@ CLASS_NAMES = ("circle", "triangle", "square")
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 
-_GENERATION = 2  # part of the manifest: raise it when the same arguments give other pictures
+_GENERATION = 2  # part of the manifest: raise it when the same arguments give other images
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 _SUPERSAMPLE = 3
 _MAX_OBJECTS = 5
-_OBJECT_EXTENT = (0.2, 0.6)  # diameter over the picture's short side
+_OBJECT_EXTENT = (0.2, 0.6)  # diameter over the image's short side
 _MAX_TILT_RAD = math.radians(20)  # from upright, to either side
 _MAX_COVERED = 0.25  # of the smaller of two boxes, so that no object hides another
 _MIN_CONTRAST = 90.0  # distance in RGB, 0..441, between an object and the background behind it
@@ -82,7 +83,7 @@ def polygon_area(corners_xy: np.ndarray) -> float:
     return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
 
 
-# ------------------------------------------------------------------------------------------- what is in a picture
+# ------------------------------------------------------------------------------------------- what is in an image
 
 
 def _covered(box: np.ndarray, others: list[np.ndarray]) -> float:
@@ -95,8 +96,8 @@ def _covered(box: np.ndarray, others: list[np.ndarray]) -> float:
     return worst
 
 
-def _draw_object(rng: np.random.Generator, image_hw: tuple[int, int], class_names) -> dict:
-    """One object anywhere inside the picture: its class, its corners in pixels and their tight box (XYXY)."""
+def _draw_object(rng: np.random.Generator, image_hw: tuple[int, int], class_names: Sequence[str]) -> dict:
+    """One object anywhere inside the image: its class, its corners in pixels and their tight box (XYXY)."""
     height, width = image_hw
     low, high = np.log(_OBJECT_EXTENT)
     radius = 0.5 * min(image_hw) * math.exp(rng.uniform(low, high))
@@ -108,7 +109,7 @@ def _draw_object(rng: np.random.Generator, image_hw: tuple[int, int], class_name
     return {"category": category, "corners": corners, "box": np.concatenate([extent_min + centre, extent_max + centre])}
 
 
-def _place_objects(rng: np.random.Generator, image_hw: tuple[int, int], class_names) -> list[dict]:
+def _place_objects(rng: np.random.Generator, image_hw: tuple[int, int], class_names: Sequence[str]) -> list[dict]:
     """One to five objects that overlap a little at most; one that finds no room in 20 tries is left out."""
     placed = []
     for _ in range(int(rng.integers(1, _MAX_OBJECTS + 1))):
@@ -160,12 +161,12 @@ def _paint_background(rng: np.random.Generator, image_hw: tuple[int, int]) -> np
     background = painter(rng, image_hw).clip(0, 255)
     if rng.random() < 0.5:
         return background
-    picture = Image.fromarray(background.astype(np.uint8))
+    image = Image.fromarray(background.astype(np.uint8))
     height, width = image_hw
     for _ in range(int(rng.integers(1, 5))):
         ends = rng.uniform(0, 1, 4) * [width, height, width, height]
-        ImageDraw.Draw(picture).line(ends.tolist(), fill=tuple(_colour(rng).astype(int).tolist()), width=1)
-    return np.asarray(picture, dtype=np.float64)
+        ImageDraw.Draw(image).line(ends.tolist(), fill=tuple(_colour(rng).astype(int).tolist()), width=1)
+    return np.asarray(image, dtype=np.float64)
 
 
 def _contrasting_colour(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
@@ -197,8 +198,10 @@ def _paint_object(rng: np.random.Generator, canvas: np.ndarray, corners_xy: np.n
     canvas[y0:y1, x0:x1] = behind + coverage * (paint - behind)
 
 
-def draw_picture(rng: np.random.Generator, image_size: int, class_names=CLASS_NAMES) -> tuple[Image.Image, list[dict]]:
-    """One picture and what is in it.
+def draw_image(
+    rng: np.random.Generator, image_size: int, class_names: Sequence[str] = CLASS_NAMES
+) -> tuple[Image.Image, list[dict]]:
+    """One image and what is in it.
 
     Args:
         rng: its random stream.
@@ -206,7 +209,7 @@ def draw_picture(rng: np.random.Generator, image_size: int, class_names=CLASS_NA
         class_names: keys of `OUTLINES_XY`.
 
     Returns:
-        the RGB picture, and its objects: dicts with "category" (index into `class_names`), "corners" (N, 2) and
+        the RGB image, and its objects: dicts with "category" (index into `class_names`), "corners" (N, 2) and
         "box" (x0, y0, x1, y1), both in pixels.
     """
     height, width = rng.integers(math.ceil(0.75 * image_size), image_size + 1, 2).tolist()
@@ -233,14 +236,14 @@ def _coco_annotation(annotation_id: int, image_id: int, item: dict) -> dict:
     }
 
 
-def _write_split(folder: Path, split: str, count: int, image_size: int, seed: int, class_names) -> None:
+def _write_split(folder: Path, split: str, count: int, image_size: int, seed: int, class_names: Sequence[str]) -> None:
     (folder / split).mkdir()
     images, annotations = [], []
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        picture, objects = draw_picture(rng, image_size, class_names)
-        entry = {"id": index + 1, "file_name": f"{index:06d}.jpg", "width": picture.width, "height": picture.height}
-        picture.save(folder / split / entry["file_name"], **_JPEG)
+        image, objects = draw_image(rng, image_size, class_names)
+        entry = {"id": index + 1, "file_name": f"{index:06d}.jpg", "width": image.width, "height": image.height}
+        image.save(folder / split / entry["file_name"], **_JPEG)
         images.append(entry)
         annotations += [_coco_annotation(len(annotations) + 1 + i, entry["id"], o) for i, o in enumerate(objects)]
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
@@ -294,8 +297,8 @@ def generate_shapes(
 
     Args:
         root: its folder, by default `shapes` under $DETECTRON2_DATASETS.
-        num_train: number of training pictures.
-        num_val: number of validation pictures.
+        num_train: number of training images.
+        num_val: number of validation images.
         image_size: the longest side possible, in pixels.
         seed: of all random streams.
         class_names: what is drawn, of circle, triangle, square, star and cross; the JSON's category ids count from 1.
@@ -304,7 +307,7 @@ def generate_shapes(
         `root` as a path.
 
     Raises:
-        DatasetError: an unknown shape, a picture below 32 pixels, or no pictures.
+        DatasetError: an unknown shape, an image below 32 pixels, or no images.
         FileExistsError: `root` holds something that this function did not make.
     """
     unknown = [name for name in class_names if name not in OUTLINES_XY]
@@ -320,7 +323,7 @@ def generate_shapes(
         logger.info("the shapes data set is in %s", root)
         return root
 
-    logger.info("generating %d + %d pictures of shapes in %s", num_train, num_val, root)
+    logger.info("generating %d + %d images of shapes in %s", num_train, num_val, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-partial-", dir=root.parent))
     try:

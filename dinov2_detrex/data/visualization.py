@@ -1,4 +1,4 @@
-"""What pictures and boxes look like: boxes drawn on one, and a sheet of ground truth beside predictions (Pillow)."""
+"""What images and boxes look like: boxes drawn on one, and a sheet of ground truth beside predictions (Pillow)."""
 
 import colorsys
 import os
@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, Instances
 from PIL import Image, ImageDraw, ImageFont
 
 from dinov2_detrex.data.image_reading import open_upright
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.files import atomic_write
+
+Prediction = Instances | Mapping[str, Instances]  # or a model output that holds them under "instances"
+Predictions = Sequence[Mapping] | Sequence[Prediction] | Mapping[int, Prediction]  # see `contact_sheet`
+Drawable = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes XYXY (N, 4), scores (N,), class indices (N,)
 
 _MARGIN_PX = 6
 _HEADING_PX = 20
@@ -24,7 +28,7 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _font(size_px: int):
+def _font(size_px: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     try:
         return ImageFont.load_default(size=size_px)
     except TypeError:  # Pillow before 10.1: one size only
@@ -32,60 +36,62 @@ def _font(size_px: int):
 
 
 def draw_boxes(
-    picture: Image.Image, boxes_xyxy: np.ndarray, class_indices: Sequence[int], labels: Sequence[str], line_px: int = 2
+    image: Image.Image, boxes_xyxy: np.ndarray, class_indices: Sequence[int], labels: Sequence[str], line_px: int = 2
 ) -> Image.Image:
-    """A copy of the picture with labelled boxes, the first ones on top.
+    """A copy of the image with labelled boxes, the first ones on top.
 
     Args:
-        picture: of any mode.
-        boxes_xyxy: (N, 4) in pixels of the picture.
+        image: of any mode.
+        boxes_xyxy: (N, 4) in pixels of the image.
         class_indices: N, for the colours.
         labels: N texts.
         line_px: width of the lines.
     """
-    picture = picture.convert("RGB")
-    draw, font = ImageDraw.Draw(picture), _font(11)
+    image = image.convert("RGB")
+    draw, font = ImageDraw.Draw(image), _font(11)
     for box, index, label in reversed(list(zip(boxes_xyxy, class_indices, labels))):
         colour = class_colour(index)
         x0, y0, x1, y1 = (float(value) for value in box)
         draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=line_px)
         text_width, text_height = draw.textbbox((0, 0), label, font=font)[2:]
-        x = min(max(x0, 0), max(picture.width - text_width - 2, 0))
+        x = min(max(x0, 0), max(image.width - text_width - 2, 0))
         y = y0 - text_height - 2 if y0 >= text_height + 2 else y0
         draw.rectangle((x, y, x + text_width + 2, y + text_height + 2), fill=colour)
         draw.text((x + 1, y), label, fill=(0, 0, 0), font=font)
-    return picture
+    return image
 
 
-def tile(picture: Image.Image, boxes_xyxy, class_indices, labels, tile_px: int) -> Image.Image:
-    """The picture with its boxes, scaled so that its long side is `tile_px`; labels keep their size."""
-    scale = tile_px / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+def tile(
+    image: Image.Image, boxes_xyxy: np.ndarray, class_indices: Sequence[int], labels: Sequence[str], tile_px: int
+) -> Image.Image:
+    """The image with its boxes, scaled so that its long side is `tile_px`; labels keep their size."""
+    scale = tile_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4) * scale
-    return draw_boxes(picture.convert("RGB").resize(size), boxes, class_indices, labels)
+    return draw_boxes(image.convert("RGB").resize(size), boxes, class_indices, labels)
 
 
 def assemble(rows: Sequence[Sequence[tuple[str, Image.Image]]], tile_px: int) -> Image.Image:
-    """One white sheet of (heading, picture) cells, every cell `tile_px` square under its heading."""
+    """One white sheet of (heading, image) cells, every cell `tile_px` square under its heading."""
     cell_w, cell_h = tile_px + _MARGIN_PX, tile_px + _HEADING_PX + _MARGIN_PX
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (columns * cell_w + _MARGIN_PX, len(rows) * cell_h + _MARGIN_PX), _PAPER)
     draw, font = ImageDraw.Draw(sheet), _font(12)
     for row_index, row in enumerate(rows):
-        for column, (heading, picture) in enumerate(row):
+        for column, (heading, image) in enumerate(row):
             x, y = _MARGIN_PX + column * cell_w, _MARGIN_PX + row_index * cell_h
             draw.text((x, y + 2), heading, fill=_INK, font=font)
-            sheet.paste(picture, (x, y + _HEADING_PX))
+            sheet.paste(image, (x, y + _HEADING_PX))
     return sheet
 
 
 def draw_detections(
     file_name: str | os.PathLike, detections: Sequence[Mapping], category_ids: Sequence[int]
 ) -> Image.Image:
-    """The upright picture of a file with its detections, the first ones on top.
+    """The upright image of a file with its detections, the first ones on top.
 
     Args:
-        file_name: any picture.
+        file_name: any image.
         detections: COCO results with "category_name", as `inference.Predictor` gives them.
         category_ids: of all classes; the place in it gives a class its colour.
     """
@@ -123,7 +129,7 @@ def ground_truth_of(record: dict) -> tuple[np.ndarray, list[int], list[bool]]:
     return np.array(boxes, dtype=np.float64).reshape(-1, 4), [a["category_id"] for a in annotations], crowd
 
 
-def _from_instances(prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _from_instances(prediction: Prediction) -> Drawable:
     """(boxes XYXY, scores, class indices) of `Instances`, or of a model output that holds them."""
     instances = prediction["instances"] if isinstance(prediction, Mapping) else prediction
     instances = instances.to("cpu")
@@ -131,7 +137,7 @@ def _from_instances(prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return boxes, instances.scores.detach().numpy(), instances.pred_classes.numpy()
 
 
-def _from_coco_results(results: Sequence[dict], names: _Names) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _from_coco_results(results: Sequence[dict], names: _Names) -> Drawable:
     """The same of one image's COCO results, whose boxes are XYWH and whose category ids are the data set's own."""
     boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -139,7 +145,7 @@ def _from_coco_results(results: Sequence[dict], names: _Names) -> tuple[np.ndarr
     return boxes, np.array([result["score"] for result in results], dtype=np.float64), classes
 
 
-def _predictions_by_image(records: Sequence[dict], predictions, names: _Names) -> dict:
+def _predictions_by_image(records: Sequence[dict], predictions: Predictions, names: _Names) -> dict[int, Drawable]:
     """image_id -> (boxes XYXY, scores, class indices), from any of the forms that `contact_sheet` takes."""
     if isinstance(predictions, Mapping):
         return {image_id: _from_instances(value) for image_id, value in predictions.items()}
@@ -153,22 +159,24 @@ def _predictions_by_image(records: Sequence[dict], predictions, names: _Names) -
     return {record["image_id"]: _from_instances(value) for record, value in zip(records, predictions)}
 
 
-def _truth_tile(record: dict, picture: Image.Image, names: _Names, tile_px: int) -> Image.Image:
+def _truth_tile(record: dict, image: Image.Image, names: _Names, tile_px: int) -> Image.Image:
     boxes, classes, crowd = ground_truth_of(record)
     labels = [names.names[index] + (" (crowd)" if is_crowd else "") for index, is_crowd in zip(classes, crowd)]
-    return tile(picture, boxes, classes, labels, tile_px)
+    return tile(image, boxes, classes, labels, tile_px)
 
 
-def _prediction_tile(prediction, picture: Image.Image, names: _Names, tile_px: int, threshold: float) -> Image.Image:
+def _prediction_tile(
+    prediction: Drawable | None, image: Image.Image, names: _Names, tile_px: int, threshold: float
+) -> Image.Image:
     boxes, scores, classes = prediction or (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
     order = [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] >= threshold]
     labels = [f"{names.names[classes[i]]} {scores[i]:.2f}" for i in order]
-    return tile(picture, boxes[order], [int(classes[i]) for i in order], labels, tile_px)
+    return tile(image, boxes[order], [int(classes[i]) for i in order], labels, tile_px)
 
 
 def contact_sheet(
     records: Sequence[dict],
-    predictions,
+    predictions: Predictions,
     class_names: Sequence[str] | Mapping[int, str],
     path: str | os.PathLike,
     columns: int = 4,
@@ -176,18 +184,18 @@ def contact_sheet(
     score_threshold: float = 0.3,
     tile_px: int = 224,
 ) -> Path:
-    """Save a sheet of pictures, each twice: with its ground truth, and beside it with its predictions.
+    """Save a sheet of images, each twice: with its ground truth, and beside it with its predictions.
 
     Args:
         records: data set dicts; the first `max_images` are drawn.
         predictions: a list of COCO results (`coco_instances_results.json`), or one `Instances` (or model output) for
-            each record in order, or a dict of those by image_id. Boxes refer to the original picture.
+            each record in order, or a dict of those by image_id. Boxes refer to the original image.
         class_names: names in contiguous order; COCO results then must have category ids 1..C. For other ids a dict
             {category id: name}.
         path: the file to write; its folder is created.
         columns: pairs in a row.
         score_threshold: predictions below it are not drawn.
-        tile_px: long side of every picture on the sheet.
+        tile_px: long side of every image on the sheet.
 
     Returns:
         the path.
@@ -201,9 +209,9 @@ def contact_sheet(
     by_image = _predictions_by_image(records, predictions, names)
     cells = []
     for record in records[:max_images]:
-        picture = open_upright(record["file_name"])
-        prediction = _prediction_tile(by_image.get(record["image_id"]), picture, names, tile_px, score_threshold)
-        cells.append(("ground truth", _truth_tile(record, picture, names, tile_px)))
+        image = open_upright(record["file_name"])
+        prediction = _prediction_tile(by_image.get(record["image_id"]), image, names, tile_px, score_threshold)
+        cells.append(("ground truth", _truth_tile(record, image, names, tile_px)))
         cells.append((f"predicted (score >= {score_threshold:g})", prediction))
     rows = [cells[start : start + 2 * columns] for start in range(0, len(cells), 2 * columns)]
     return save_picture(assemble(rows, tile_px), path)

@@ -108,7 +108,7 @@ def test_drawn_is_what_a_run_of_the_same_seed_trains_on_first(mixed, tmp_path, m
     drawn = []
     monkeypatch.setattr(dataset_figures, "draw_augmented", lambda batches, *rest: drawn.append(next(iter(batches))))
     cfg = load_recipe(mixed)
-    cfg.dataloader.train.total_batch_size = 2
+    cfg.dataloader.train.total_batch_size, cfg.dataloader.train.num_workers = 2, 1
     visualize(cfg, tmp_path / "drawn", seed=5)
     (batch,) = drawn
     trained = next(iter(build_train_loader(cfg.dataloader.train, seed=5)))

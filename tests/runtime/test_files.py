@@ -101,6 +101,17 @@ def test_a_file_that_would_run_code_is_refused_until_that_is_allowed(kind, tmp_p
     assert (tmp_path / "sprung").is_dir()
 
 
+def test_the_files_structure_tells_what_is_refused_from_what_is_damaged_not_torchs_words(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise pickle.UnpicklingError("in the words of another torch")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    path = save("zip", tmp_path / "a.pth")
+    assert "holds more than tensors and plain values" in refusal(path, NeedsUnpickling)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "truncated" in refusal(path)
+
+
 @pytest.mark.parametrize(
     "content, others",
     [({"w": WEIGHT}, set()), ({"model": {"w": WEIGHT}, "iteration": 3}, {"iteration"})]

@@ -35,7 +35,7 @@ dataloader = dict(
         dataset=_split("train", filter_empty=True),
         mapper=_mapper([L(T.RandomFlip)()], is_train=True),
         total_batch_size=16,
-        aspect_ratio_grouping=False,  # the pictures are nearly square
+        aspect_ratio_grouping=False,  # the images are nearly square
         num_workers=0,  # they are small: reading one takes less than a worker's overhead
     ),
     test=L(build_detection_test_loader)(
