@@ -3,6 +3,7 @@
 When one process of a run dies, the others are ended instead of waiting for it forever.
 """
 
+import atexit
 import datetime
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -68,18 +70,20 @@ def check_processes(processes: Processes, device_type: str) -> None:
 def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda: bool) -> int:
     """Run `main(*args)` in every process of the run and return its exit status, of the first that failed if any did.
 
+    In a process that torchrun started this ends the process, with that status.
+
     Raises:
         UserError: a process ended without a message of its own, e.g. killed by a signal.
     """
     if under_torchrun():
         local_rank, started = int(os.environ["LOCAL_RANK"]), processes_of_torchrun()
         with _process_group(local_rank, started.per_machine, use_cuda, init_method="env://"):
-            return main(*args)
+            status = main(*args)
+        _end_process(status)
     if processes.total == 1:
         return main(*args)
     url = processes.url if processes.machines > 1 or processes.url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
-    # CUDA does not survive a fork; without it a fork is there at once, with everything imported
-    method = "fork" if sys.platform == "linux" and not use_cuda else "spawn"
+    method = _start_method(use_cuda)
     messages = mp.get_context(method).SimpleQueue()
     context = start_processes(
         _child,
@@ -89,6 +93,11 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
         start_method=method,
     )
     return _wait(context, messages)
+
+
+def _start_method(use_cuda: bool) -> str:
+    """CUDA does not survive a fork; without it a fork is there at once, with everything imported."""
+    return "fork" if sys.platform == "linux" and not use_cuda else "spawn"
 
 
 def _child(local_rank: int, main, args, processes: Processes, url: str, use_cuda: bool, messages) -> None:
@@ -103,8 +112,24 @@ def _child(local_rank: int, main, args, processes: Processes, url: str, use_cuda
     except UserError as error:
         messages.put((error.exit_status, str(error)))
         status = error.exit_status
+    if _start_method(use_cuda) == "spawn":  # a forked child ends in this way by itself
+        _end_process(status)
     if status:
         sys.exit(status)
+
+
+def _end_process(status: int) -> NoReturn:
+    """End this process with that status after its exit handlers, but without tearing the interpreter down.
+
+    Threads of the process groups outlive these. The last reference to a tensor may be theirs, dropped after the
+    collective was reported done; since torch 2.15 that takes Python's lock. A thread that waits for the lock while the
+    interpreter ends is unwound by Python (before 3.14), which C++ answers with "terminate called without an active
+    exception" and SIGABRT.
+    """
+    atexit._run_exitfuncs()  # as multiprocessing ends its forked children
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _wait(context, messages) -> int:

@@ -109,6 +109,14 @@ def test_torchrun_starts_the_processes_of_a_run(call):
     assert sorted(p.name for p in folder.glob("log.txt*")) == ["log.txt", "log.txt.rank1"]
 
 
+def test_a_process_of_torchrun_ends_well_while_a_collective_does(python_env):
+    """Rank 0 leaves while a thread of its process group waits for Python's lock, to let go of a tensor."""
+    line = [*TORCHRUN, str(Path(__file__).parent / "late_collective.py")]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=90, env=python_env)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("exit handlers ran") == 2
+
+
 def test_two_machines_meet_at_the_given_address(command):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
