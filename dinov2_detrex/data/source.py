@@ -198,8 +198,13 @@ def file_version(path: str) -> tuple[int, int]:
 
 def files_version(paths: Iterable[str]) -> tuple[int, ...]:
     """A `DataSource.version` for what is many files: it differs once one of them is added, removed or written to."""
-    stats = [(path, *file_version(path)) for path in sorted(paths) if os.path.isfile(path)]
-    return len(stats), int.from_bytes(hashlib.sha256(repr(stats).encode()).digest()[:8], "big")
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            digest.update(f"{path} {file_version(path)}\n".encode(errors="surrogateescape"))
+        except FileNotFoundError:
+            continue
+    return (int.from_bytes(digest.digest()[:8], "big"),)
 
 
 def class_names_by_id(path: str | os.PathLike[str]) -> dict[int, str]:

@@ -223,12 +223,12 @@ def _images_below(folder: Path) -> Iterator[str]:
 
 def label_file(image: str) -> str:
     """Where the labels of an image lie or would lie: in labels/ for the last images/ of its path, else beside it."""
-    beside = Path(image).with_suffix(".txt")
-    for folder in beside.parents:
-        if folder.name == "images":
-            parallel = folder.with_name("labels") / beside.relative_to(folder)
-            return str(parallel if parallel.is_file() or not beside.is_file() else beside)
-    return str(beside)
+    beside = f"{os.path.splitext(image)[0]}.txt"
+    head, images, tail = f"{os.sep}{beside}".rpartition(f"{os.sep}images{os.sep}")
+    if not images:
+        return beside
+    parallel = f"{head}{os.sep}labels{os.sep}{tail}"[len(os.sep) :]
+    return parallel if os.path.isfile(parallel) or not os.path.isfile(beside) else beside
 
 
 def read_labels(file: str, num_classes: int, with_keypoints: bool = False) -> list[LabelledBox]:
