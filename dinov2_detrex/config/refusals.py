@@ -22,7 +22,7 @@ from dinov2_detrex.config.schema import (
     section_at,
 )
 from dinov2_detrex.config.train_options import TrainOptions
-from dinov2_detrex.runtime.errors import did_you_mean
+from dinov2_detrex.runtime.errors import UserError, did_you_mean
 
 SECTIONS: dict[str, type[Section]] = {"schedule": ScheduleOptions, "train": TrainOptions}  # which follows from it
 
@@ -33,13 +33,25 @@ def refused(source: str = "") -> Iterator[None]:
 
     Raises:
         OptionError: naming the key, and its nearest one or what its value must be.
+        UserError: what a resolver of the recipe says of the data, as it says it.
     """
     try:
         yield
     except OmegaConfBaseException as error:
+        own = _raised_by_a_resolver(error)
+        if own is not None:
+            raise own from None
         raise OptionError(source + refusal(error)) from error
     except OptionError as error:
         raise OptionError(f"{source}{error}") from error
+
+
+def _raised_by_a_resolver(error: BaseException) -> UserError | None:
+    """The error of this project's that omegaconf's is about; None where it is about the config itself."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def refusal(error: OmegaConfBaseException) -> str:

@@ -5,11 +5,10 @@ The names without the prefix stand in configs written before there was one.
 """
 
 import math
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from dinov2_detrex.data.source import count_classes, count_images
+from dinov2_detrex.data.source import VALIDATION, count_classes, count_images, is_there, part_of
 
 NAMESPACE = "d2d"  # of dinov2_detrex
 
@@ -98,15 +97,37 @@ def warmup_share(warmup_iters: int, max_iter: int) -> float:
 
 def classes_in(json_file: str, otherwise: int) -> int:
     """`${d2d.classes_in:path,n}`: categories that a data set defines; n as long as its annotations are not there."""
-    return count_classes(json_file) if json_file and Path(json_file).expanduser().exists() else otherwise
+    return count_classes(json_file) if is_there(json_file) else otherwise
 
 
 def images_in(json_file: str, otherwise: int) -> int:
     """`${d2d.images_in:path,n}`: images that a data set lists; n as long as its annotations are not there."""
-    return count_images(json_file) if json_file and Path(json_file).expanduser().exists() else otherwise
+    return count_images(json_file) if is_there(json_file) else otherwise
+
+
+def train_part(folder: str | None, otherwise: str) -> str:
+    """`${d2d.train_part:folder,file}`: `FOLDER#train`, the part of a folder to train on; the file where none is given.
+
+    Raises:
+        DatasetError: the folder is there and has no such part.
+    """
+    return part_of(folder, "train") if folder else otherwise
+
+
+def val_part(folder: str | None, otherwise: str) -> str:
+    """`${d2d.val_part:folder,file}`: likewise the part to evaluate on, named val, valid or validation."""
+    return part_of(folder, *VALIDATION) if folder else otherwise
+
+
+def unless(given: str | None, otherwise: str) -> str | None:
+    """`${d2d.unless:given,value}`: the value, or None where something is given in its place."""
+    return None if given else otherwise
 
 
 RESOLVERS = {
+    "train_part": train_part,
+    "val_part": val_part,
+    "unless": unless,
     "classes_in": classes_in,
     "images_in": images_in,
     "half": half,

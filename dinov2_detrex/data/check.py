@@ -218,7 +218,7 @@ def _inspect_file(entry: dict, path: Path) -> str | tuple[int, int]:
     why = ""
     if stated_hw == read_stored_hw(path):
         why = ", its size before the rotation in its EXIF tag: remove the tag, or turn boxes and size"
-    return f"{path} is {image_hw[1]} x {image_hw[0]}, the JSON says {stated_hw[1]} x {stated_hw[0]}{why}"
+    return f"{path} is {image_hw[1]} x {image_hw[0]}, the annotations say {stated_hw[1]} x {stated_hw[0]}{why}"
 
 
 def _has_its_end(path: Path) -> bool:

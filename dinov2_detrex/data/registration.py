@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from dinov2_detrex.data.check import check_source
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
-from dinov2_detrex.data.source import DataSource, Document, expanded, read_source
+from dinov2_detrex.data.source import DataSource, Document, expanded, is_there, read_source, split_path
 from dinov2_detrex.runtime.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def coco_dataset_dicts(
 
     Args:
         names: the data set's name, as `dataloader.evaluator.dataset_name` refers to it.
-        json_file: its instances JSON, or the annotations of another known format (`data/formats/`); None for a name
-            that detectron2 or the caller has registered.
+        json_file: its instances JSON, or the annotations of another known format (`data/formats/`), with `#split` for
+            a part of a folder; None for a name that detectron2 or the caller has registered.
         image_root: the folder that its file names are relative to; None likewise, or where the format says it.
         filter_empty: leave out images without an object that is not a crowd; False for evaluation.
         check: look for what is wrong with the data first, see `check_source`. What is harmless is repaired, in a
@@ -116,7 +116,7 @@ def registered_paths(name: str) -> tuple[str | None, str | None]:
 
 
 def _require_files(name: str, path: str, image_root: str | None, if_missing: str) -> None:
-    missing = [] if os.path.exists(path) else [path]
+    missing = [] if is_there(path) else [split_path(path)[0]]
     missing += [image_root] if image_root and not os.path.isdir(image_root) else []
     if missing:
         advice = if_missing or f"needed are the annotations {path} and the image folder {image_root}"
@@ -164,11 +164,17 @@ def _written(source: DataSource, document: Document) -> DataSource:
     """The document as a file of the user's cache, named by its content; many processes may call this at once."""
     text = json.dumps(document).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
-    path = folder / f"{Path(source.path).stem}-{hashlib.sha256(text).hexdigest()[:16]}.json"
+    path = folder / f"{_file_stem(source.path)}-{hashlib.sha256(text).hexdigest()[:16]}.json"
     if not path.is_file():
         with atomic_write(path) as file:
             file.write(text)
     return read_source(path, source.image_root)
+
+
+def _file_stem(path: str) -> str:
+    """The name of a file, or of a folder and its part, such as "cells-train"."""
+    location, split = split_path(path)
+    return Path(location).stem if split is None else f"{Path(location).resolve().name}-{split}"
 
 
 def register(name: str, source: DataSource) -> None:

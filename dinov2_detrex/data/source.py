@@ -2,21 +2,25 @@
 
     source = read_source("train.json", "images")
     source.classes, source.num_images, source.load()
+    read_source("folder#train")  # one part of a folder that holds several
 
 What can be read is said by the files in `formats/`, one format each, and by `register_format`.
 """
 
 import functools
+import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 
+SPLIT_MARK = "#"
+VALIDATION = ("val", "valid", "validation")  # how the part that is evaluated on is called; the first that is there
 Document = dict[str, Any]  # an instances document in COCO's form: the lists "images", "annotations", "categories"
 
 
@@ -25,7 +29,7 @@ class DataSource:
     """One data set; equal sources hold equal data, so what was found out about one holds for the other.
 
     Attributes:
-        path: the file or folder of annotations.
+        path: the file or folder of annotations, and `#split` for a part of it.
         image_root: the folder that the images' file names are relative to; None where it is not known.
         version: differs once the annotations have changed, e.g. `file_version(path)`.
         load: reads the annotations as a document in COCO's form, with at least "images" (id, file_name) and
@@ -68,12 +72,16 @@ class DataFormat(NamedTuple):
     Attributes:
         name: for messages.
         detect: tells from a path that exists, a file or a folder, whether it is of this format; looks at little.
-        read: (path, image folder or None) -> the source; raises DatasetError for what is not as the format asks.
+        read: (path, image folder or None) -> the source; raises DatasetError for what is not as the format asks. With
+            `splits` it is given the name of one of them, or None, as the third argument.
+        splits: the names of the parts at a path, e.g. ["train", "val"]; [] where it is a single set. None for a format
+            that has no such parts.
     """
 
     name: str
     detect: Callable[[str], bool]
-    read: Callable[[str, str | None], DataSource]
+    read: Callable[..., DataSource]
+    splits: Callable[[str], list[str]] | None = None
 
 
 _registered: dict[str, DataFormat] = {}
@@ -101,23 +109,80 @@ def read_source(path: str | os.PathLike[str], image_root: str | os.PathLike[str]
     """The data set at a path, by the first format that recognises it.
 
     Args:
-        path: a file or folder of annotations; `~` is the home folder.
+        path: a file or folder of annotations, or `PATH#split` for one part of it; `~` is the home folder.
         image_root: the folder that the images' file names are relative to, where the format does not say itself.
 
     Raises:
         DatasetNotFoundError: nothing is there.
-        DatasetError: it is of no known format.
+        DatasetError: it is of no known format, has no such part, or has several of which none is named.
     """
     given = expanded(path)
     if given is None:
         raise DatasetNotFoundError("no annotations are given (data.train.json=...)")
-    if not os.path.exists(given):
-        raise DatasetNotFoundError(f"{given} is not there; the annotations of a data set are expected")
+    location, split = split_path(given)
+    data_format, root = format_of(location), expanded(image_root)
+    if data_format.splits is not None:
+        return data_format.read(location, root, _one_split(given, split, data_format.splits(location)))
+    if split is not None:
+        raise DatasetError(f"{given}: {location} is of the format {data_format.name}, which has no part {split!r}")
+    return data_format.read(location, root)
+
+
+def _one_split(path: str, split: str | None, there: list[str]) -> str | None:
+    """The split that a path names, or the only one there; None for a single set."""
+    if split is None and len(there) <= 1:
+        return there[0] if there else None
+    if split in there:
+        return split
+    wanted = "several parts" if split is None else f"no part {split!r}"
+    found = f"there are {', '.join(there)}; name one as FOLDER{SPLIT_MARK}{there[0]}" if there else "it is a single set"
+    raise DatasetError(f"{path} has {wanted}: {found}")
+
+
+def format_of(path: str) -> DataFormat:
+    """The first format that recognises a file or folder; see `read_source` for the errors."""
+    if not os.path.exists(path):
+        raise DatasetNotFoundError(f"{path} is not there; the annotations of a data set are expected")
     for data_format in known_formats():
-        if data_format.detect(given):
-            return data_format.read(given, expanded(image_root))
+        if data_format.detect(path):
+            return data_format
     names = ", ".join(data_format.name for data_format in known_formats())
-    raise DatasetError(f"{given} is of no known format; known are: {names}")
+    raise DatasetError(f"{path} is of no known format; known are: {names}")
+
+
+def split_path(path: str) -> tuple[str, str | None]:
+    """`FOLDER#train` -> ("FOLDER", "train"); the split is None for a path without one, or that exists as it is."""
+    location, mark, split = path.rpartition(SPLIT_MARK)
+    if not mark or not location or os.sep in split or os.path.exists(path):
+        return path, None
+    return location, split
+
+
+def is_there(path: str | os.PathLike[str] | None) -> bool:
+    """Whether the file or folder of a path, with or without the name of a split, exists."""
+    given = expanded(path)
+    return given is not None and os.path.exists(split_path(given)[0])
+
+
+def part_of(folder: str | os.PathLike[str], *names: str) -> str:
+    """`FOLDER#name` for the first of the names that is a part of the folder; of the first where no folder is there yet.
+
+    Raises:
+        DatasetError: the folder has no such part, or is of a format or form without parts.
+    """
+    location = expanded(folder) or ""
+    if not os.path.exists(location):
+        return f"{location}{SPLIT_MARK}{names[0]}"
+    data_format = format_of(location)
+    there = data_format.splits(location) if data_format.splits else []
+    for name in names:
+        if name in there:
+            return f"{location}{SPLIT_MARK}{name}"
+    found = f"its parts are {', '.join(there)}" if there else f"it is a single set of the format {data_format.name}"
+    raise DatasetError(
+        f"{location} has no part named {' or '.join(names)}: {found}; name what to use with data.train.json="
+        f"{location}{SPLIT_MARK}PART and data.val.json=PATH{SPLIT_MARK}PART"
+    )
 
 
 def expanded(path: str | os.PathLike[str] | None) -> str | None:
@@ -129,6 +194,17 @@ def file_version(path: str) -> tuple[int, int]:
     """(time of change / ns, size / bytes): a `DataSource.version` for what is one file."""
     stat = os.stat(path)
     return stat.st_mtime_ns, stat.st_size
+
+
+def files_version(paths: Iterable[str]) -> tuple[int, ...]:
+    """A `DataSource.version` for what is many files: it differs once one of them is added, removed or written to."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            digest.update(f"{path} {file_version(path)}\n".encode(errors="surrogateescape"))
+        except FileNotFoundError:
+            continue
+    return (int.from_bytes(digest.digest()[:8], "big"),)
 
 
 def class_names_by_id(path: str | os.PathLike[str]) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """Are the data sets of a config there, and sound? Asked before the model is built, and answered in one line."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,29 +9,50 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
 from dinov2_detrex.data.registration import class_names_of, coco_dataset_dicts, source_in_config, usable_source
+from dinov2_detrex.data.source import DataSource, format_of, split_path
 from dinov2_detrex.runtime.errors import UserError, nearest_names
 
+logger = logging.getLogger(__name__)
+
+_SHOWN_CLASSES = 10
 CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
 
 
 def check_datasets(cfg_dataloader: DictConfig, splits: Sequence[str] = ("train", "test")) -> None:
     """Look for the files of the data sets that the loaders name, and check the data where the config asks for it.
 
-    A name that is not registered is left to a `dataset` of the user's own, which may register it.
+    What is found in the parts of a folder is said in one log line. A name that is not registered is left to a `dataset`
+    of the user's own, which may register it.
 
     Raises:
         DatasetError: naming the data set, and what is missing or wrong.
         UserError: the name is not registered, and nothing in the config registers it.
     """
+    found = {}
     for split in splits:
         loader = cfg_dataloader.get(split)
         for name in dataset_names(loader):
             source = source_in_config(loader.dataset, name)
             if source is not None:
+                found[split] = source
                 usable_source(source, **{key: loader.dataset[key] for key in CHECK_OPTIONS if key in loader.dataset})
             elif name not in DatasetCatalog.list() and _reads_registered_names(loader.dataset):
                 near = nearest_names(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
                 raise UserError(f"data set {name!r} is not registered; registered are e.g. {', '.join(near[:5])}")
+    _log_parts(found)
+
+
+def _log_parts(found: dict[str, DataSource]) -> None:
+    """One line about what was found where folders were asked for their parts; nothing where files were named."""
+    parts = {use: source for use, source in found.items() if split_path(source.path)[1] is not None}
+    if not parts:
+        return
+    first = next(iter(parts.values()))
+    counts = [f"{use} {source.path}: {source.num_images} images" for use, source in parts.items()]
+    names = list(first.classes.values())
+    shown = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
+    form = format_of(split_path(first.path)[0]).name
+    logger.info("found data of the format %s: %s; %d classes: %s", form, "; ".join(counts), len(names), shown)
 
 
 def dataset_names(cfg_loader: DictConfig | None) -> list[str]:

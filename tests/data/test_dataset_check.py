@@ -74,7 +74,7 @@ def test_another_size_than_the_json_says_is_named(sound_coco):
     path = sound_coco.add_image(7, width=60, height=40)
     sound_coco.document["images"][-1] |= {"width": 120, "height": 80}
     message = the_one_error(checked(sound_coco))
-    assert f"image 7: {path} is 60 x 40, the JSON says 120 x 80" in message and "EXIF" not in message
+    assert f"image 7: {path} is 60 x 40, the annotations say 120 x 80" in message and "EXIF" not in message
 
 
 def test_a_json_with_the_size_before_exif_rotation_is_told_so(sound_coco):
@@ -86,7 +86,7 @@ def test_a_json_with_the_size_before_exif_rotation_is_told_so(sound_coco):
     with Image.open(path) as picture:
         picture.save(path, exif=exif)
     message = the_one_error(checked(sound_coco))
-    assert "is 40 x 60, the JSON says 60 x 40" in message and "EXIF" in message
+    assert "is 40 x 60, the annotations say 60 x 40" in message and "EXIF" in message
 
 
 def test_bad_images_are_skipped_and_counted_when_asked(sound_coco):

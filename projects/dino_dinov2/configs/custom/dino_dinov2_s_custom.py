@@ -1,9 +1,15 @@
-"""DINO on a frozen DINOv2-S for your own data in COCO format, without code: four paths.
+"""DINO on a frozen DINOv2-S for your own data, without code: a folder in YOLO's or Pascal VOC's form,
+
+    python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py \
+        data.path=my/folder
+
+whose own parts train, and val, valid or validation are used; others by name, `data.path=my/folder
+data.train.json=my/folder#trainval data.val.json=my/folder#test`. Or COCO's form, four paths:
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py \
         data.train.json=my/train.json data.train.images=my/images data.val.json=my/val.json data.val.images=my/images
 
-Classes, their number and the length of an epoch come from the training JSON; any category ids will do, and the COCO
+Classes, their number and the length of an epoch come from the training data; any category ids will do, and the COCO
 table and the predictions carry them. The data are checked first. `train.init_checkpoint=` a detector trained on other
 classes starts from all of its weights but the class-sized ones.
 
@@ -16,10 +22,17 @@ from dinov2_detrex.data import coco_dataset_dicts, datasets_root
 
 from ..COCO.dino_dinov2_s_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
-_root = datasets_root() / "custom"
 data = dict(
-    train=dict(json=str(_root / "train.json"), images=str(_root / "train")),
-    val=dict(json=str(_root / "val.json"), images=str(_root / "val")),
+    path=None,  # a folder with parts for training and validation, which says itself where its images are
+    root=str(datasets_root() / "custom"),  # of the files below, where neither they nor `path` are given
+    train=dict(
+        json="${d2d.train_part:${data.path},${data.root}/train.json}",
+        images="${d2d.unless:${data.path},${data.root}/train}",
+    ),
+    val=dict(
+        json="${d2d.val_part:${data.path},${data.root}/val.json}",
+        images="${d2d.unless:${data.path},${data.root}/val}",
+    ),
 )
 dataloader.train.dataset = L(coco_dataset_dicts)(
     names="custom_train",
@@ -27,7 +40,7 @@ dataloader.train.dataset = L(coco_dataset_dicts)(
     image_root="${data.train.images}",
     filter_empty=False,  # images without objects teach what is background
     check=True,
-    if_missing="name yours with data.train.json=FILE data.train.images=FOLDER",
+    if_missing="name yours with data.path=FOLDER, or data.train.json=FILE data.train.images=FOLDER",
     skip_bad_images=False,  # True leaves out images that are missing, unreadable or of another size
 )
 dataloader.test.dataset = L(coco_dataset_dicts)(
@@ -36,11 +49,11 @@ dataloader.test.dataset = L(coco_dataset_dicts)(
     image_root="${data.val.images}",
     filter_empty=False,
     check=True,
-    if_missing="name yours with data.val.json=FILE data.val.images=FOLDER",
+    if_missing="name yours with data.path=FOLDER, or data.val.json=FILE data.val.images=FOLDER",
     skip_bad_images="${dataloader.train.dataset.skip_bad_images}",
     classes_from="${data.train.json}",  # the same classes in the same order
 )
-model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there is a JSON; training needs one
+model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there are data; training needs them
 
 schedule.images_per_epoch = "${d2d.images_in:${data.train.json},1}"
 schedule.epochs = 50
