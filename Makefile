@@ -44,7 +44,7 @@ test-oldest: .venv-oldest/.installed
 	$(MAKE) test PYTHON=.venv-oldest/bin/python
 
 test-newest: .venv-uv/bin/uv
-	test -x .venv-newest/bin/python || $< venv --quiet --python $(NEWEST_PYTHON) .venv-newest
+	test -x .venv-newest/bin/python || $< venv --quiet --seed --python $(NEWEST_PYTHON) .venv-newest
 	$< pip install --quiet --python .venv-newest --upgrade -e ".[test]"
 	$(MAKE) test PYTHON=.venv-newest/bin/python
 
@@ -78,7 +78,7 @@ clean:
 	touch $@
 
 .venv-oldest/.installed: .venv-uv/bin/uv setup.py pyproject.toml constraints/oldest.txt
-	$< venv --quiet --clear --python $(OLDEST_PYTHON) .venv-oldest
+	$< venv --quiet --seed --clear --python $(OLDEST_PYTHON) .venv-oldest
 	$< pip install --quiet --python .venv-oldest --constraints constraints/oldest.txt -e ".[test]"
 	touch $@
 

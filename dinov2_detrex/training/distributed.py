@@ -3,7 +3,6 @@
 When one process of a run dies, the others are ended instead of waiting for it forever.
 """
 
-import atexit
 import datetime
 import os
 import signal
@@ -11,7 +10,6 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,7 +18,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from dinov2_detrex.runtime.errors import UsageError, UserError
-from dinov2_detrex.runtime.processes import under_torchrun
+from dinov2_detrex.runtime.processes import end_process, under_torchrun
 
 TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -79,7 +77,7 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
         local_rank, started = int(os.environ["LOCAL_RANK"]), processes_of_torchrun()
         with _process_group(local_rank, started.per_machine, use_cuda, init_method="env://"):
             status = main(*args)
-        _end_process(status)
+        end_process(status)
     if processes.total == 1:
         return main(*args)
     url = processes.url if processes.machines > 1 or processes.url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
@@ -113,23 +111,9 @@ def _child(local_rank: int, main, args, processes: Processes, url: str, use_cuda
         messages.put((error.exit_status, str(error)))
         status = error.exit_status
     if _start_method(use_cuda) == "spawn":  # a forked child ends in this way by itself
-        _end_process(status)
+        end_process(status)
     if status:
         sys.exit(status)
-
-
-def _end_process(status: int) -> NoReturn:
-    """End this process with that status after its exit handlers, but without tearing the interpreter down.
-
-    Threads of the process groups outlive these. The last reference to a tensor may be theirs, dropped after the
-    collective was reported done; since torch 2.15 that takes Python's lock. A thread that waits for the lock while the
-    interpreter ends is unwound by Python (before 3.14), which C++ answers with "terminate called without an active
-    exception" and SIGABRT.
-    """
-    atexit._run_exitfuncs()  # as multiprocessing ends its forked children
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
 
 
 def _wait(context, messages) -> int:

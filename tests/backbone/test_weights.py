@@ -254,6 +254,7 @@ def test_two_vits_in_one_file_are_not_guessed_between(tmp_path):
 
 def test_report_is_one_line_of_the_projects_log(tmp_path, caplog):
     torch.save(tiny_vit().vit.state_dict(), tmp_path / "weights.pth")
+    caplog.clear()
     with caplog.at_level("INFO"):
         load(tmp_path / "weights.pth", patch_size=16)
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dinov2_detrex")]

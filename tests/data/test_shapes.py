@@ -130,7 +130,7 @@ def test_wrong_arguments_are_named(tmp_path, wrong):
 def test_the_command_writes_under_detectron2_datasets(tmp_path, python, python_env):
     env = python_env | {"DETECTRON2_DATASETS": str(tmp_path / "all")}
     command = [python, "-W", "error", "-m", "dinov2_detrex.data.shapes", "--num-train", "2", "--num-val", "1"]
-    subprocess.run(command, env=env, check=True, timeout=60, cwd=tmp_path)
+    subprocess.run(command, env=env, check=True, timeout=300, cwd=tmp_path)
     assert len(list((tmp_path / "all" / "shapes" / "train").iterdir())) == 2
 
 

@@ -14,6 +14,8 @@ import dinov2_detrex  # noqa: F401  makes detectron2 and detrex importable for w
 from tiny_dino import image, record, small_dino
 from torch.nn.parallel import DistributedDataParallel
 
+from dinov2_detrex.runtime.processes import end_process
+
 WORLD_SIZE = 2
 CASES = {  # objects of each image, and whether there are denoising queries
     # (the number of their groups follows from a process's fullest image, here the same for both)
@@ -57,3 +59,4 @@ def main(rank: str, init_file: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process(0)

@@ -22,7 +22,7 @@ def averaged(tmp_path_factory):
     arguments = [str(folder / "init"), str(folder / "gradients.pt")]
     processes = [subprocess.Popen([*command, str(rank), *arguments], env=env) for rank in range(WORLD_SIZE)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * WORLD_SIZE
+        assert [process.wait(timeout=300) for process in processes] == [0] * WORLD_SIZE
     finally:
         for process in processes:
             process.kill()

@@ -162,7 +162,7 @@ print("killed in the middle:", unfinished)
 @pytest.mark.fallback("detectron2")
 def test_a_save_that_is_killed_leaves_the_last_good_checkpoint(tmp_path, python, python_env):
     done = subprocess.run(
-        [python, "-c", SAVES_UNTIL_KILLED, str(tmp_path)], env=python_env, capture_output=True, text=True, timeout=120
+        [python, "-c", SAVES_UNTIL_KILLED, str(tmp_path)], env=python_env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 0, "no kill hit a save, so nothing was shown"

@@ -256,7 +256,7 @@ def test_the_coco_names_follow_the_environment(python, python_env, tmp_path):
         "print(M.get('coco_2017_train').json_file); print(M.get('coco_2014_valminusminival').image_root)"
     )
     env = {**python_env, "DETECTRON2_DATASETS": str(tmp_path), "HOME": "/nowhere"}
-    done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == [
         str(tmp_path / "coco/annotations/instances_train2017.json"),
         str(tmp_path / "coco/val2014"),

@@ -19,6 +19,7 @@ import torch.distributed as dist
 import dinov2_detrex
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
+from dinov2_detrex.runtime.processes import end_process
 from engine.test_two_processes import evaluate
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -31,6 +32,7 @@ if rank == 0:
 else:
     assert results == {}, results
 dist.destroy_process_group()
+end_process(0)
 """
 
 
@@ -55,7 +57,7 @@ def test_two_processes_evaluate_and_shuffle_as_one(tmp_path, python, python_env)
     command = [python, "-c", SCRIPT]
     children = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=env, cwd=tmp_path) for rank in range(2)]
     alone, every_image = evaluate(str(truth))
-    assert [child.wait(timeout=150) for child in children] == [0, 0]
+    assert [child.wait(timeout=300) for child in children] == [0, 0]
     together = json.loads((tmp_path / "result.json").read_text())
     assert [seen for seen, _ in together["shares"]] == [every_image[:4], every_image[4:]]
     assert sorted(together["shares"][0][1] + together["shares"][1][1]) == list(range(6))  # they agreed on a seed

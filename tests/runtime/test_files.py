@@ -166,7 +166,7 @@ with files.atomic_write(sys.argv[1]) as file:
 def test_a_killed_write_leaves_the_old_file_and_a_rest_that_is_no_checkpoint(tmp_path, python, python_env):
     path = tmp_path / "a.pth"
     path.write_text("old")
-    killed = subprocess.run([python, "-c", KILLED, path], env=python_env, timeout=60)
+    killed = subprocess.run([python, "-c", KILLED, path], env=python_env, timeout=300)
     assert killed.returncode == -signal.SIGKILL and path.read_text() == "old"
     assert list(tmp_path.glob("*.pth")) == [path] and len(list(tmp_path.iterdir())) == 2
     files.remove_unfinished(tmp_path)

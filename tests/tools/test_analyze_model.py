@@ -225,6 +225,6 @@ def test_tool_loads_weights_only_where_asked(analyze):
 
 def test_tool_starts_from_any_folder(python, tmp_path):
     line = [python, str(TOOL), "--config-file", "absent.py"]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    result = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert result.returncode != 0
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: config file 'absent.py'")

@@ -66,7 +66,7 @@ def command(tiny_shapes, python, python_env, tmp_path):
 def call(command):
     """Run the command to its end: call("name", ...) -> (CompletedProcess, output dir)."""
 
-    def run(name, *arguments, timeout=90, **options):
+    def run(name, *arguments, timeout=300, **options):
         line, keywords, folder = command(name, *arguments, **options)
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout, **keywords), folder
 

@@ -116,7 +116,7 @@ checkpoints.save("model_final", {"model": {"w": torch.zeros(1000)}, "iteration":
 
 
 def test_killed_in_the_middle_of_replacing_a_file_a_run_leaves_the_old_one_whole(tmp_path, python, python_env):
-    process = subprocess.run([python, "-c", WRITER, tmp_path], env=python_env, timeout=60)
+    process = subprocess.run([python, "-c", WRITER, tmp_path], env=python_env, timeout=300)
     assert process.returncode == -signal.SIGKILL
     saved = checkpoint.read(tmp_path / "model_final.pth")
     assert saved["iteration"] == 1 and saved["model"]["w"].all()

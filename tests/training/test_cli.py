@@ -267,7 +267,7 @@ def test_interrupting_ends_with_one_line_that_says_how_to_go_on(command):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=300)
     finally:
         process.kill()  # whatever happened, no run is left behind
     assert process.returncode == 130 and stderr.strip().count("\n") == 0 and "--resume" in stderr
@@ -299,6 +299,6 @@ def test_on_a_terminal_there_is_a_bar_and_elsewhere_lines(command):
     process = subprocess.Popen(line, stdout=terminal, stderr=terminal, **keywords)
     os.close(terminal)
     text = _read_all(master)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     assert "4/4 [" in text and "total_loss=" in text
     assert "total_loss:" not in text  # the lines are in log.txt only

@@ -133,7 +133,7 @@ def _kill_during(process, wait_for, seconds):
         time.sleep(0.01)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=300)
 
 
 @pytest.mark.slow

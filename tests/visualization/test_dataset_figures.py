@@ -128,7 +128,7 @@ def test_all_errors_are_printed_and_nothing_is_drawn(mixed, tmp_path, capsys):
 
 def test_the_tool_says_in_one_line_what_is_missing(mixed, tmp_path, python, python_env):
     command = [python, str(TOOL), "--config-file", CONFIG, *overrides(mixed, json=tmp_path / "absent.json")]
-    done = subprocess.run(command, env=python_env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(command, env=python_env, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: data set 'custom_train'")
     assert "absent.json not found" in done.stderr and "Traceback" not in done.stderr
