@@ -13,12 +13,14 @@ and imports what is slow in `run`, so that `--help` answers at once. The scripts
 import argparse
 import importlib
 import io
+import math
 import os
 import pkgutil
 import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 from dinov2_detrex.runtime.errors import UsageError, UserError, did_you_mean
@@ -127,6 +129,37 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (--help shows the flags)")
 
 
+@dataclass(frozen=True)
+class Number:
+    """The `type` of a flag that takes a number from `low` to `high`; a whole one unless `fraction`.
+
+    argparse says of any other text which flag it was given to, and what is allowed.
+    """
+
+    low: float
+    high: float = math.inf
+    fraction: bool = False
+
+    def __call__(self, text: str) -> int | float:
+        try:
+            value = float(text) if self.fraction else int(text)
+        except ValueError:
+            value = math.nan
+        if not (self.low <= value <= self.high and abs(value) < 2**63):
+            raise argparse.ArgumentTypeError(f"{text!r} must be {self}")
+        return value
+
+    def __str__(self) -> str:
+        kind = "a number" if self.fraction else "a whole number"
+        return f"{kind} from {self.low} to {self.high}" if self.high < math.inf else f"{kind} of at least {self.low}"
+
+
+AT_LEAST_0, AT_LEAST_1 = Number(0), Number(1)
+PIXELS = Number(1, 2**16)
+SHARE = Number(0, 1, fraction=True)
+SEED = Number(0, 2**63 - 1)
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, default: str = "", metavar: str = "key=value") -> None:
     """`--config-file` as `args.config_file`, and every word that is no flag in `args.overrides`.
 
@@ -139,7 +172,9 @@ def add_config_arguments(parser: argparse.ArgumentParser, default: str = "", met
     parser.add_argument(
         "--config-file", default=default, metavar="FILE", help=f"a recipe: .py, or a run's config.yaml{said}"
     )
-    parser.add_argument("overrides", nargs="*", metavar=metavar, help="changes to the config, in Hydra's grammar")
+    parser.add_argument(
+        "overrides", nargs="*", metavar=metavar, help="changes to the config, in Hydra's grammar; the last one counts"
+    )
 
 
 def load_config(args: argparse.Namespace):

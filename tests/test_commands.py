@@ -1,5 +1,7 @@
 """All commands are found, start at once, and end alike: one line for a mistake, the same statuses, the same flags."""
 
+import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,42 @@ def test_a_command_without_its_config_asks_for_it(command, capsys):
     name, *own = command.split(" --")
     assert cli.run_command(name, f"--{own[0]}".split() if own else []) == 2
     assert "--config-file FILE" in one_error_line(capsys)
+
+
+def all_commands(package=dinov2_detrex.commands, above=""):
+    for name in cli.subcommands(package):
+        module = importlib.import_module(f"{package.__name__}.{name.replace('-', '_')}")
+        if hasattr(module, "__path__"):
+            yield from all_commands(module, f"{above}{name} ")
+        else:
+            yield above + name, module
+
+
+def flags_with_numbers():
+    for name, module in all_commands():
+        parser = cli.Parser(module)
+        module.add_arguments(parser)
+        for action in parser._actions:
+            if action.type is not None:
+                yield pytest.param(name, action, id=f"{name} {action.option_strings[0]}")
+
+
+@pytest.mark.parametrize("command, action", flags_with_numbers())
+def test_a_number_outside_of_a_flags_range_is_one_line_that_names_flag_and_range(command, action, capsys):
+    allowed = action.type
+    assert isinstance(allowed, cli.Number), "a flag that takes numbers says which"
+    refused = [str(allowed.low - 1), "abc", "nan", "inf", "-inf", "", "true", str(2**70)]
+    refused += ["0.5"] if not allowed.fraction else []
+    refused += [str(allowed.high + 1)] if allowed.high < math.inf else []
+    for text in refused:
+        flag = action.option_strings[0]
+        given = [f"{flag}={text}"] if not isinstance(action.nargs, int) else [flag, *["1"] * (action.nargs - 1), text]
+        required = ["--weights=w.pth"] if command == "predict" else []
+        assert cli.run_command(command, [*required, "some.png", *given]) == 2, text
+        line = one_error_line(capsys)
+        assert flag in line and (str(allowed) in line or "expected" in line), line
+    for number in {allowed.low, min(allowed.high, 100), action.default if action.nargs is None else allowed.low}:
+        assert allowed(str(number)) == number
 
 
 def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):

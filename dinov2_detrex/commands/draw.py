@@ -3,14 +3,14 @@
 Takes the recipe with the overrides that the run was started with, or the run's config.yaml.
 """
 
-from dinov2_detrex.cli import add_config_arguments, load_config
+from dinov2_detrex.cli import AT_LEAST_1, SHARE, add_config_arguments, load_config
 
 
 def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("--output", metavar="PNG", help="default: predictions.png in the run's folder")
-    parser.add_argument("--max-images", type=int, default=12, metavar="N")
-    parser.add_argument("--score-threshold", type=float, default=0.3, metavar="S")
+    parser.add_argument("--max-images", type=AT_LEAST_1, default=12, metavar="N")
+    parser.add_argument("--score-threshold", type=SHARE, default=0.3, metavar="S")
 
 
 def run(args):

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from dinov2_detrex.cli import add_config_arguments, load_config
+from dinov2_detrex.cli import SHARE, add_config_arguments, load_config
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.openmp import yield_when_busy
 
@@ -16,7 +16,7 @@ def add_arguments(parser):
     add_config_arguments(parser, metavar="PICTURE|key=value")
     parser.add_argument("--weights", required=True, metavar="FILE", help="e.g. the run's model_best.pth")
     parser.add_argument("--output-dir", default="output/predictions", metavar="DIR")
-    parser.add_argument("--score-threshold", type=float, default=0.3, metavar="S")
+    parser.add_argument("--score-threshold", type=SHARE, default=0.3, metavar="S")
     parser.add_argument("--opts", nargs="*", default=[], help=argparse.SUPPRESS)  # overrides, as they once were given
 
 

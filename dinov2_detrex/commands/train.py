@@ -9,7 +9,7 @@ examples, with `dinov2-detrex train` or `python tools/train_net.py`:
   overrides:     dinov2-detrex train --config-file ... train.max_iter=100 'data.names=[a,b]' +note=mine ~optimizer.betas
 """
 
-from dinov2_detrex.cli import add_config_arguments, run_command
+from dinov2_detrex.cli import AT_LEAST_0, AT_LEAST_1, add_config_arguments, run_command
 
 
 def add_arguments(parser):
@@ -17,9 +17,11 @@ def add_arguments(parser):
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the output dir")
     parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint, once")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes per machine, one GPU each")
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0")
+    parser.add_argument(
+        "--num-gpus", type=AT_LEAST_1, default=1, metavar="N", help="processes per machine, one GPU each"
+    )
+    parser.add_argument("--num-machines", type=AT_LEAST_1, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=AT_LEAST_0, default=0, metavar="N", help="of this machine, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0")
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
+from dinov2_detrex.config.arguments import check_arguments
 from dinov2_detrex.config.overrides import apply_overrides
 from dinov2_detrex.config.recipes import recipes_dir
 from dinov2_detrex.config.refusals import SECTIONS, refused
 from dinov2_detrex.config.schema import Section, completed, is_section, refused_value, taken
 from dinov2_detrex.config.train_options import TrainOptions
+from dinov2_detrex.config.yaml_files import check_yaml
 from dinov2_detrex.data.loader import name_own_loader
 from dinov2_detrex.runtime.errors import UsageError, nearest_names
 
@@ -28,15 +30,18 @@ def load(config_file: str, overrides: list[str]) -> DictConfig:
 
     Raises:
         UsageError: one line that names the file, key or override, and what is wrong with it.
+        UserError: what a resolver of the recipe says of the data.
     """
     cfg = load_config(find_config(config_file))
     apply_overrides(cfg, overrides)
     _check_sections(cfg, "the overrides leave a config that is none for training")
     with refused("the config does not fit together: "):
         apply_fast_dev_run(cfg)
+    check_arguments(cfg, resolve=False)  # before what follows from them
     train_options(cfg)
     with refused("the config does not fit together: "):
         OmegaConf.to_container(cfg, resolve=True)  # follows every interpolation once
+    check_arguments(cfg)
     return cfg
 
 
@@ -51,6 +56,8 @@ def find_config(name: str) -> Path:
     for path in (Path(name), recipes_dir() / name):
         if path.is_file():
             return path
+    if Path(name).is_dir():
+        raise UsageError(f"config file {name!r} is a folder; name a recipe (.py), or a run's config.yaml")
     recipes = {path.stem: str(path.relative_to(recipes_dir())) for path in _recipes()}
     files = [recipes[stem] for stem in nearest_names(Path(name).stem, recipes)]
     hint = f"did you mean {' or '.join(files)}?" if files else f"the recipes are in {recipes_dir()}"
@@ -70,9 +77,11 @@ def load_config(path: Path) -> DictConfig:
         UsageError: it cannot be loaded, is no training config, or sets what its sections do not take.
     """
     try:
+        if path.suffix in (".yaml", ".yml"):
+            check_yaml(path)
         with refused():
             cfg = LazyConfig.load(str(path))
-    except Exception as error:  # a config is a program of the user's, or YAML
+    except (Exception, SystemExit) as error:  # a config is a program of the user's, or YAML
         origin = error.__cause__ or error if isinstance(error, UsageError) else error
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
         cause = " ".join(f"{_line_of_recipe(origin)}{kind}{error}".split())
@@ -82,7 +91,7 @@ def load_config(path: Path) -> DictConfig:
     with refused(f"config file {path}: "):
         for name, section in _sections_of(cfg).items():
             cfg[name] = completed(section, cfg[name], name)
-    if "train" in cfg.dataloader:
+    if isinstance(cfg.dataloader.get("train"), DictConfig):
         name_own_loader(cfg.dataloader.train)
     return cfg
 

@@ -29,7 +29,7 @@ from dinov2_detrex.runtime.errors import UsageError, did_you_mean
 
 
 def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """Change `cfg` in place, in order, and return it.
+    """Change `cfg` in place, in order, and return it; of two overrides of a key the last one counts, as in Hydra.
 
     Args:
         cfg: a config with all its sections.
@@ -100,6 +100,8 @@ def _check_options(cfg, key: str, value, text: str) -> None:
             _check_options(cfg, f"{key}.{name}", inner, text)
     elif is_section(kinds[0]):
         raise UsageError(f"override {text!r}: {refused_value(key, value, section_in_words(kinds[0]))}")
+    elif kinds[0] is bool and isinstance(value, int) and value not in (0, 1):
+        raise UsageError(f"override {text!r}: {refused_value(key, value, wanted)}")
     elif isinstance(value, (str, QuotedString)) and "${" not in str(value) and {*kinds} <= {int, float}:
         raise UsageError(f"override {text!r}: {refused_value(key, str(value), wanted)}")
 

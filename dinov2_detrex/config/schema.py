@@ -43,13 +43,18 @@ class Choice(str, Enum, metaclass=_ByValue):
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, those two included unless `open` (infinity always is); never NaN."""
+    """Numbers from `low` to `high`, those two included unless `open` (infinity always is); never NaN.
+
+    Whole numbers have 64 bits, as in whatever they are handed to.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return False
         inside = self.low <= value <= self.high
         return inside and not (self.open and value in (self.low, self.high) and math.isfinite(value))
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 import torch
 from detectron2.config import instantiate
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import open_dict
 from torch import nn
 
 from dinov2_detrex.config.train_options import BestMode
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.seeding import EVALUATION, derive_seed, seeded
 from dinov2_detrex.training.parallel import unsharded
 from dinov2_detrex.training.trainer import TrainerHook
@@ -38,6 +39,9 @@ class Validator:
         if self.cfg.get("evaluator") is not None:
             self._loader = instantiate(self.cfg.test)  # before the evaluator, which needs the data set registered
             self._evaluators[""] = instantiate(self.cfg.evaluator)
+            if not isinstance(self._evaluators[""], DatasetEvaluator | list):
+                kind = type(self._evaluators[""]).__name__
+                raise TypeError(f"dataloader.evaluator gives a {kind}, which is no DatasetEvaluator")
 
     def __call__(self, model: nn.Module, ema=None) -> dict:
         """Results by task, e.g. {"bbox": {"AP": 41.2, ...}}; those of the averaged weights under "ema".
@@ -145,6 +149,20 @@ class BestTracker:
         self.waited += 1
         return False
 
+    def require(self, flat_results: dict[str, float]) -> None:
+        """Refuse a metric that no evaluation will bring. An evaluator may have no results, as without predictions.
+
+        Raises:
+            UsageError: others are there for the same weights; names them.
+        """
+        averaged = self.metric.startswith(f"{EMA_PREFIX}/")
+        there = [name for name in flat_results if not name.startswith("validation/")]
+        if self.metric not in flat_results and any(name.startswith(f"{EMA_PREFIX}/") == averaged for name in there):
+            raise UsageError(
+                f"train.best_checkpoint.metric={self.metric} is not among the results of an evaluation: "
+                f"{', '.join(flat_results)}"
+            )
+
     @property
     def exhausted(self) -> bool:
         return 0 < self.patience <= self.waited
@@ -192,6 +210,8 @@ class PeriodicEvaluation(TrainerHook):
             self._judge(self.tracker, done, results)
 
     def _judge(self, tracker: BestTracker, done: int, results: dict[str, float]) -> None:
+        if comm.is_main_process():
+            tracker.require(results)
         verdict = (tracker.update(results), tracker.exhausted) if comm.is_main_process() else None
         improved, exhausted = comm.all_gather(verdict)[0]
         if improved and self.save_best is not None:

@@ -17,11 +17,17 @@ def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer
     Args:
         node: a config's `optimizer`; it stays as it is, and may refer to other parts of its config.
         model: the bare model, or the sharded one.
+
+    Raises:
+        TypeError: `node` describes something else.
     """
     own = copy.deepcopy(node)  # the copy has the same parent, so that references go on leading out of it
     with open_dict(own):
         own.params.model = model
-    return instantiate(own)
+    optimizer = instantiate(own)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"a {type(optimizer).__name__} is no optimizer of torch")
+    return optimizer
 
 
 def gradient_clipping(options: ClipGradOptions) -> Callable[[Iterable[nn.Parameter]], torch.Tensor] | None:

@@ -18,7 +18,7 @@ from dinov2_detrex.data.loader import build_train_loader
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
-from dinov2_detrex.training import checkpoint, failures, parallel, progress, setup
+from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, setup
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged
@@ -109,6 +109,8 @@ def train(
     saved: dict | None,
 ) -> None:
     """Train from the start, or from what was `saved`."""
+    if saved:
+        resuming.check_progress(saved, options)
     seed = _agree_on_seed(options.seed, saved)
     cfg = settled(cfg, seed=seed, device=device.type)
     if comm.is_main_process():
@@ -122,6 +124,8 @@ def train(
         load_init_checkpoint(model, options.init_checkpoint, lambda: class_names(cfg.dataloader.train))
     wrapped = parallel.wrap(model, options.ddp, options.fsdp, device)
     optimizer = _build_optimizer(cfg, options, model)
+    if saved:
+        resuming.check_optimizer(optimizer, saved["trainer"]["optimizer"])
     averaging = options.model_ema
     ema = ModelEMA(model, averaging.decay, averaging.device.value) if averaging.enabled else None
     trainer = _build_trainer(cfg, options, wrapped, optimizer, device, seed, start_iter)
@@ -257,6 +261,8 @@ def _build_hooks(
     main = comm.is_main_process()
     with failures.building("lr_multiplier"):
         multiplier = instantiate(cfg.lr_multiplier)
+        if not callable(multiplier):
+            raise TypeError(f"a {type(multiplier).__name__} cannot be called with the progress of a run")
     return [
         hooks.IterationTimer(),
         EMAUpdate(state.ema) if state.ema else None,

@@ -25,6 +25,7 @@ from dinov2_detrex.training import checkpoint, cli
 CONFIG = Path(__file__).with_name("tiny_config.py")
 SHORT = ("train.max_iter=2", "train.eval_period=0")
 COCO = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
+BOMB = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]  # 9 to the power of 29 values
 
 
 @pytest.mark.parametrize(
@@ -81,10 +82,22 @@ def test_a_wrong_flag_is_one_line_that_names_it(capfd, arguments, words):
         ("typo.py", "model = dikt()", ["NameError", "dikt"]),
         ("broken.py", "model = dict(", ["SyntaxError"]),
         ("broken.yaml", "model: [", ["broken.yaml"]),
+        ("ends.py", "import sys\n\nsys.exit(3)", ["ends.py:3", "SystemExit", "3"]),
+        ("raises.py", "raise ValueError('two\\nlines')", ["raises.py:1", "ValueError: two lines"]),
+        ("latin.py", b"note = 'caf\xe9'", ["SyntaxError"]),
+        ("latin.yaml", b"model: caf\xe9", ["UnicodeDecodeError"]),
+        ("zeros.py", b"\0\0", ["Error"]),
+        ("circle.py", "from .circle import model", ["circle.py"]),
+        ("twice.yaml", "train:\n  seed: 1\n  max_iter: 2\n  seed: 3\n", ["line 4", "'seed'", "line 2"]),
+        ("itself.yaml", "model: &a\n  x: *a\n", ["line 1", "contains itself"]),
+        ("calls.yaml", "model: !!python/object/apply:os.system [true]", ["line 1", "python/object/apply:os.system"]),
+        ("bomb.yaml", "\n".join(["a0: &a0 [x]", *BOMB]), ["100000 values"]),
+        ("deep.yaml", "[" * 20000, ["deep.yaml"]),
+        ("config.json", "{}", ["config.json"]),
     ],
 )
 def test_a_config_that_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, capfd, name, text, words):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert run_command("train", ["--config-file", str(tmp_path / name)]) == 2
     stderr = capfd.readouterr().err.strip()
     assert stderr.count("\n") == 0 and all(word in stderr for word in [name, *words]), stderr
@@ -277,6 +290,33 @@ def test_resuming_with_another_model_is_refused_with_a_name(train, capfd):
     train("run", *SHORT)
     assert train("run", "--resume", "train.max_iter=3", "model.width=5")[0] == 1
     assert "another model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("optimizer._target_=torch.optim.SGD",), ["another optimizer than SGD", "no dampening, ", "momentum"]),
+        (("optimizer.params.weight_decay_norm=null",), ["has 2 parameter groups", "config's has 1 of"]),
+        (("train.max_iter=1",), ["has 2 iterations behind it", "train.max_iter=1"]),
+        (("model.num_classes=5",), ["another model"]),
+    ],
+)
+def test_a_state_that_is_not_this_configs_is_one_line_and_nothing_is_written_over(train, capfd, options, words):
+    _, folder = train("run", *SHORT)
+    capfd.readouterr()
+    kept = ("model_final.pth", "metrics.json", "last_checkpoint")
+    before = [(folder / name).read_bytes() for name in kept]
+    assert train("run", "--resume", "train.max_iter=3", *options)[0] == 1
+    stderr = capfd.readouterr().err
+    assert stderr.count("\n") == 1 and all(word in stderr for word in words), stderr
+    assert [(folder / name).read_bytes() for name in kept] == before
+
+
+def test_resuming_with_an_average_that_was_not_kept_is_one_line(train, capfd):
+    train("run", *SHORT, "train.model_ema.enabled=false")
+    assert train("run", "--resume", "train.max_iter=3")[0] == 1
+    stderr = capfd.readouterr().err
+    assert stderr.count("\n") == 1 and "ema_state" in stderr and "train.model_ema.enabled=false" in stderr
 
 
 def test_the_checkpoint_holds_the_class_names(train):

@@ -65,6 +65,19 @@ def test_nan_and_a_missing_metric_are_never_the_best():
     assert tracker.update({"x": -5.0}) and not tracker.update({"x": math.inf * 0})
 
 
+@pytest.mark.parametrize("metric", ["bbox/APX", "nothing", "validation/total"])
+def test_a_metric_that_never_appears_ends_the_run_at_the_first_evaluation_with_those_that_do(train, capfd, metric):
+    status, folder = train("run", "train.eval_period=2", f"train.best_checkpoint.metric={metric}")
+    stderr = capfd.readouterr().err
+    assert status == 2 and stderr.count("\n") == 1 and metric in stderr and "bbox/AP50" in stderr, stderr
+    assert len(learned := list(folder.glob("model_*.pth"))) == 0, learned
+
+
+def test_an_evaluation_without_any_results_is_waited_out():
+    BestTracker("bbox/AP").require({})
+    BestTracker("bbox/AP").require({"validation/total": 1.0})
+
+
 def test_min_delta_is_what_an_improvement_must_exceed():
     tracker = BestTracker("x", min_delta=0.5)
     assert [tracker.update({"x": v}) for v in (1.0, 1.4, 1.6)] == [True, False, True]

@@ -1,11 +1,13 @@
 """Measure speed and memory; benchmarks/RESULTS.md keeps the results."""
 
+from dinov2_detrex.cli import AT_LEAST_1
+
 
 def add_common_arguments(parser, repeats=True, model=False):
     """`--device`, and where asked for `--repeats` and `--model`."""
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda; what there is")
     if repeats:
-        parser.add_argument("--repeats", type=int, default=3, metavar="N", help="the fastest run counts")
+        parser.add_argument("--repeats", type=AT_LEAST_1, default=3, metavar="N", help="the fastest run counts")
     if model:
         default = "vit_base_patch14_dinov2"
         parser.add_argument("--model", dest="model_name", default=default, metavar="NAME", help="a ViT of timm")
