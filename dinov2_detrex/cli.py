@@ -16,6 +16,7 @@ import io
 import math
 import os
 import pkgutil
+import re
 import select
 import sys
 import traceback
@@ -27,6 +28,7 @@ from dinov2_detrex.runtime.errors import UsageError, UserError, did_you_mean
 from dinov2_detrex.runtime.processes import under_torchrun
 
 COMMANDS = "dinov2_detrex.commands"
+OVERRIDE = re.compile(r"(\+\+?)?[A-Za-z_][\w.]*=|~[A-Za-z_]")  # how a change to a config begins
 INTERRUPTED, PIPE_CLOSED = 130, 141  # exit statuses of shells: 128 + SIGINT, 128 + SIGPIPE
 
 
@@ -163,6 +165,8 @@ SEED = Number(0, 2**63 - 1)
 def add_config_arguments(parser: argparse.ArgumentParser, default: str = "", metavar: str = "key=value") -> None:
     """`--config-file` as `args.config_file`, and every word that is no flag in `args.overrides`.
 
+    The config may also be the first word, see `take_config`.
+
     Args:
         parser: of a command.
         default: the config without the flag; "" makes `load_config` ask for it.
@@ -170,17 +174,27 @@ def add_config_arguments(parser: argparse.ArgumentParser, default: str = "", met
     """
     said = f" (default: {default})" if default else ""
     parser.add_argument(
-        "--config-file", default=default, metavar="FILE", help=f"a recipe: .py, or a run's config.yaml{said}"
+        "--config-file",
+        default=default,
+        metavar="FILE",
+        help=f"a recipe's name or file, a run's folder or config.yaml, or a model package{said}",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar=metavar, help="changes to the config, in Hydra's grammar; the last one counts"
     )
 
 
+def take_config(args: argparse.Namespace) -> None:
+    """Without `--config-file`, a first word that is no override becomes `args.config_file`."""
+    if not args.config_file and args.overrides and not OVERRIDE.match(args.overrides[0]):
+        args.config_file, *args.overrides = args.overrides
+
+
 def load_config(args: argparse.Namespace):
     """The config that `add_config_arguments` asked for, complete and overridden; a UsageError says what is wrong."""
     from dinov2_detrex.config.loading import load
 
+    take_config(args)
     return load(args.config_file, args.overrides)
 
 

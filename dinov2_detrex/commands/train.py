@@ -1,7 +1,8 @@
 """Train or evaluate a detector.
 
 examples, with `dinov2-detrex train` or `python tools/train_net.py`:
-  one process:   dinov2-detrex train --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py
+  by name:       dinov2-detrex train dino_dinov2_tiny_shapes
+  by file:       dinov2-detrex train --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py
   eight GPUs:    dinov2-detrex train --config-file ... --num-gpus 8
   two machines:  dinov2-detrex train --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 \\
                      --dist-url tcp://HOST:PORT
@@ -9,7 +10,7 @@ examples, with `dinov2-detrex train` or `python tools/train_net.py`:
   overrides:     dinov2-detrex train --config-file ... train.max_iter=100 'data.names=[a,b]' +note=mine ~optimizer.betas
 """
 
-from dinov2_detrex.cli import AT_LEAST_0, AT_LEAST_1, add_config_arguments, run_command
+from dinov2_detrex.cli import AT_LEAST_0, AT_LEAST_1, add_config_arguments, run_command, take_config
 
 
 def add_arguments(parser):
@@ -28,6 +29,7 @@ def add_arguments(parser):
 def run(args):
     from dinov2_detrex.training.cli import train
 
+    take_config(args)
     try:
         return train(args)
     except KeyboardInterrupt:

@@ -10,13 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from dinov2_detrex.config.arguments import check_arguments
 from dinov2_detrex.config.overrides import apply_overrides
-from dinov2_detrex.config.recipes import recipes_dir
+from dinov2_detrex.config.packaged import read_packaged
+from dinov2_detrex.config.recipes import named_recipes, recipes_dir
 from dinov2_detrex.config.refusals import SECTIONS, refused
 from dinov2_detrex.config.schema import Section, completed, is_section, refused_value, taken
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.config.yaml_files import check_yaml
 from dinov2_detrex.data.loader import name_own_loader
 from dinov2_detrex.runtime.errors import UsageError, nearest_names
+from dinov2_detrex.runtime.packages import CONFIG, is_package
 
 logger = logging.getLogger(__name__)
 
@@ -46,46 +48,40 @@ def load(config_file: str, overrides: list[str]) -> DictConfig:
 
 
 def find_config(name: str) -> Path:
-    """The config file: a path as given, or one below the folder of the recipes (so that a wheel has them too).
+    """The config file: a path as given, or one below the folder of the recipes (so that a wheel has them too); the
+    config of a run's folder or a model package; or the recipe of that name, e.g. "dino_dinov2_tiny_shapes".
 
     Raises:
         UsageError: there is none; the message lists near ones.
     """
     if not name:
         raise UsageError("no config file was given: --config-file FILE")
-    for path in (Path(name), recipes_dir() / name):
+    for path in (Path(name), Path(name) / CONFIG, recipes_dir() / name):
         if path.is_file():
             return path
     if Path(name).is_dir():
-        raise UsageError(f"config file {name!r} is a folder; name a recipe (.py), or a run's config.yaml")
-    recipes = {path.stem: str(path.relative_to(recipes_dir())) for path in _recipes()}
-    files = [recipes[stem] for stem in nearest_names(Path(name).stem, recipes)]
+        raise UsageError(
+            f"config file {name!r} is a folder; name a recipe, a run's folder or a file (.py, config.yaml)"
+        )
+    recipes = named_recipes()
+    if name in recipes:
+        return recipes[name]
+    near = nearest_names(Path(name).stem, recipes)
+    files = [str(recipes[stem].relative_to(recipes_dir())) for stem in near]
     hint = f"did you mean {' or '.join(files)}?" if files else f"the recipes are in {recipes_dir()}"
     raise UsageError(f"config file {name!r} does not exist; {hint}")
-
-
-def _recipes() -> list[Path]:
-    return sorted(p for folder in ("configs", "projects") for p in (recipes_dir() / folder).rglob("*.py"))
 
 
 def load_config(path: Path) -> DictConfig:
     """Load a training config; options that its `train` section lacks come from `TrainOptions`.
 
-    detectron2's training loader becomes this project's, whose order is resumed.
+    The config of a model package is read as data (`packaged`). detectron2's training loader becomes this project's,
+    whose order is resumed.
 
     Raises:
         UsageError: it cannot be loaded, is no training config, or sets what its sections do not take.
     """
-    try:
-        if path.suffix in (".yaml", ".yml"):
-            check_yaml(path)
-        with refused():
-            cfg = LazyConfig.load(str(path))
-    except (Exception, SystemExit) as error:  # a config is a program of the user's, or YAML
-        origin = error.__cause__ or error if isinstance(error, UsageError) else error
-        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        cause = " ".join(f"{_line_of_recipe(origin)}{kind}{error}".split())
-        raise UsageError(f"config file {path} cannot be loaded: {cause} (--debug shows where)") from error
+    cfg = read_packaged(path) if is_package(path.parent) else _executed(path)
     _check_sections(cfg, f"config file {path} is no training config")
     _drop_what_only_detrex_has(cfg.train)
     with refused(f"config file {path}: "):
@@ -94,6 +90,20 @@ def load_config(path: Path) -> DictConfig:
     if isinstance(cfg.dataloader.get("train"), DictConfig):
         name_own_loader(cfg.dataloader.train)
     return cfg
+
+
+def _executed(path: Path) -> DictConfig:
+    """The content of a config that its user trusts."""
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            check_yaml(path)
+        with refused():
+            return LazyConfig.load(str(path))
+    except (Exception, SystemExit) as error:  # a config is a program of the user's, or YAML
+        origin = error.__cause__ or error if isinstance(error, UsageError) else error
+        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+        cause = " ".join(f"{_line_of_recipe(origin)}{kind}{error}".split())
+        raise UsageError(f"config file {path} cannot be loaded: {cause} (--debug shows where)") from error
 
 
 def _line_of_recipe(error: BaseException) -> str:

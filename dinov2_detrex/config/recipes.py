@@ -1,4 +1,7 @@
-"""Where do the recipes and the configs that they share lie? `get_config("common/train.py")` loads a shared one."""
+"""Where do the recipes and the configs that they share lie, and what are the recipes' names?
+
+`get_config("common/train.py")` loads a shared config.
+"""
 
 import os
 from pathlib import Path
@@ -11,6 +14,12 @@ PACKAGE_DIR = Path(__file__).parents[1]
 def recipes_dir() -> Path:
     """The folder that holds `configs/` and `projects/`: the package itself when installed, else the checkout."""
     return PACKAGE_DIR if (PACKAGE_DIR / "configs").is_dir() else PACKAGE_DIR.parent
+
+
+def named_recipes() -> dict[str, Path]:
+    """{name: file} of all recipes: what lies in the folders of `projects/*/configs` but the parts in `models`."""
+    files = (recipes_dir() / "projects").glob("*/configs/*/*.py")
+    return {path.stem: path for path in sorted(files) if path.parent.name != "models"}
 
 
 def get_config(config_path: str | os.PathLike) -> DictConfig:

@@ -14,10 +14,12 @@ from detectron2.config import instantiate
 from detectron2.structures import BoxMode
 from torch import nn
 
+from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
-from dinov2_detrex.runtime import files
+from dinov2_detrex.inference.hub import find_package
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError, building
+from dinov2_detrex.runtime.packages import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,36 @@ class Predictor:
 
     Args:
         cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at.
-        checkpoint_path: weights for exactly this model.
+        checkpoint_path: weights for exactly this model: a file, or a model package.
 
     Raises:
         UserError: the file cannot be read or is of another model, or the model cannot be built.
     """
 
     def __init__(self, cfg, checkpoint_path: str | os.PathLike):
-        content = files.read(checkpoint_path, memory_map=True)
+        content = read_checkpoint(checkpoint_path, memory_map=True)
         self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
         self.device = choose_device(cfg.train.device)
         cfg = without_pretrained(cfg)  # they come from the checkpoint
         with building("model"):
             model = instantiate(cfg.model)
-        _load(model, content.get("model", content), checkpoint_path)
+        _load(model, content["model"], checkpoint_path)
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
+
+    @classmethod
+    def from_pretrained(cls, package: str | os.PathLike, revision: str | None = None) -> "Predictor":
+        """The predictor of a model package; nothing in the package is executed.
+
+        Args:
+            package: its folder, or its id on the Hugging Face Hub, "owner/name".
+            revision: of the Hub's: a branch, tag or commit.
+
+        Raises:
+            UserError: there is no such package, it is damaged, or its config names something that may not be called.
+        """
+        folder = find_package(package, revision)
+        return cls(load(str(folder), []), folder)
 
     @torch.inference_mode()
     def __call__(self, file_name: str | os.PathLike, score_threshold: float = 0.3) -> list[dict]:

@@ -8,8 +8,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.packages import read_checkpoint, weights_path
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequ
 
     Args:
         model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class.
-        path: a file, an URL, or "" for none.
+        path: a file, a model package, an URL, or "" for none.
         classes: gives the names, in order, of the classes that the model is to be trained on. Where the file was
             trained on others, even as many, the class-sized submodules stay as they were built, since their rows
             would stand for the wrong classes. Without names, as for evaluation, everything that fits is loaded.
@@ -32,7 +32,9 @@ def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequ
     """
     local, _, query = path.partition("?")
     if path and "://" not in path and not Path(local).is_file():
-        raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
+        if not Path(local).is_dir():
+            raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
+        path = str(weights_path(local)) + path[len(local) :]
     as_built = class_dependent_weights(model)
     try:
         rest = _SafeCheckpointer(model, "matching_heuristics=True" in query).load(path) if path else {}
@@ -60,7 +62,7 @@ class _SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         """{"model": state dict, ...} of a local file. fvcore's hook for other formats; detectron2's would unpickle."""
-        content = files.read_checkpoint(filename, memory_map=True)
+        content = read_checkpoint(filename, memory_map=True)
         return content | {"matching_heuristics": True} if self.by_suffix else content
 
 
