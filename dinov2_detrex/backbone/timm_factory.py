@@ -70,7 +70,8 @@ def _placeable(norm_layer: Any) -> Any:
 
     @functools.wraps(norm_layer, updated=())
     def build(*args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> nn.Module:
-        return norm_layer(*args, **kwargs).to(device=device, dtype=dtype)
+        norm: nn.Module = norm_layer(*args, **kwargs)  # pyright: ignore[reportAssignmentType]
+        return norm.to(device=device, dtype=dtype)
 
     return build
 
