@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ _HINTS = {
 }
 
 
+# Beginnings of what an installed detrex warns of while it is imported: its own use of torch and timm, which nobody who
+# runs a command can mend.
+_DETREX_WARNINGS = (
+    r"`torch\.jit\.script` is deprecated",
+    r"`torch\.cuda\.amp\.custom_[fb]wd",
+    r"Importing from timm\.models\.layers is deprecated",
+)
+
+
 def enable_fallback() -> None:
     """Make the fallback importable behind everything that is installed; calling it again changes nothing."""
     if str(FALLBACK_DIR) not in sys.path:
@@ -60,6 +70,14 @@ def is_fallback(package: str) -> bool:
     """True where `package` ("detectron2" or "detrex") is served by the fallback, False where it is installed."""
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(FALLBACK_DIR)
+
+
+def silence_detrex() -> None:
+    """Leave out what an installed detrex warns of at its import, unless Python was told how to treat warnings."""
+    if sys.warnoptions or is_fallback("detrex"):
+        return
+    for message in _DETREX_WARNINGS:
+        warnings.filterwarnings("ignore", message, FutureWarning)
 
 
 def missing_part_message(name: str) -> str:

@@ -1,6 +1,8 @@
 """How is a timm model built as a feature extractor, so that a failure says which model and what to do?"""
 
 import difflib
+import functools
+import inspect
 from typing import Any
 
 import timm
@@ -51,12 +53,32 @@ def build_features(model_name: str, norm: bool = False, **options: Any) -> nn.Mo
     family = family_by_name(model_name)
     if family is not None:
         options = {**family.build_options, **options}
+    if "norm_layer" in options:
+        options["norm_layer"] = _placeable(options["norm_layer"])
     if norm:
         options["feature_cls"] = NormedFeatureGetter
     try:
         return timm.create_model(model_name, features_only=True, **options)
     except Exception as error:
         raise _explain(model_name, options, error) from error
+
+
+def _placeable(norm_layer: Any) -> Any:
+    """A norm class as timm calls it, with `device` and `dtype`; one that takes neither is moved once it is built."""
+    if not inspect.isclass(norm_layer) or _takes(norm_layer, "device"):
+        return norm_layer
+
+    @functools.wraps(norm_layer, updated=())
+    def build(*args: Any, device: Any = None, dtype: Any = None, **kwargs: Any) -> nn.Module:
+        norm: nn.Module = norm_layer(*args, **kwargs)  # pyright: ignore[reportAssignmentType]
+        return norm.to(device=device, dtype=dtype)
+
+    return build
+
+
+def _takes(kind: type, keyword: str) -> bool:
+    parameters = inspect.signature(kind).parameters.values()
+    return any(p.name == keyword or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def near_names(model_name: str) -> list[str]:

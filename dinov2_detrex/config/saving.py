@@ -4,10 +4,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dinov2_detrex.config.schema import Choice, is_section
+from dinov2_detrex.runtime.files import write_text
 
 
 def write_config(cfg: DictConfig, output_dir: str) -> Path:
@@ -15,7 +17,34 @@ def write_config(cfg: DictConfig, output_dir: str) -> Path:
     path = Path(output_dir) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     LazyConfig.save(settled(cfg), str(path))
+    text = path.read_text(encoding="utf-8")
+    if (written_out := without_anchors(text)) != text:
+        write_text(path, written_out)
     return path
+
+
+def without_anchors(text: str) -> str:
+    """The same YAML document with aliases written out: which values are one object in memory is no part of a config.
+
+    detectron2's own `LazyConfig.save` marks a list that is referred to twice with an anchor, `&id001`.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML.
+    """
+    if "&" not in text:
+        return text
+    root = _unshared(yaml.compose(text, Loader=yaml.SafeLoader))
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=9999)
+
+
+def _unshared(node: Any) -> Any:
+    """A copy of a tree of YAML nodes in which none has two parents."""
+    copied = copy.copy(node)
+    if isinstance(node, yaml.SequenceNode):
+        copied.value = [_unshared(inner) for inner in node.value]
+    elif isinstance(node, yaml.MappingNode):
+        copied.value = [(_unshared(key), _unshared(value)) for key, value in node.value]
+    return copied
 
 
 def settled(cfg: DictConfig, **values: Any) -> DictConfig:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from dinov2_detrex.config.train_options import Float32Precision, TrainOptions
 from dinov2_detrex.env import describe
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.log_lines import ColorFormatter, send_lines
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ def set_up_loggers(output_dir: str) -> None:
     except OSError as error:
         raise UserError(f"train.output_dir={output_dir} cannot be made: {error.strerror}") from error
     for name in LOGGERS:
-        setup_logger(output_dir, comm.get_rank(), name=name)
+        formatter = ColorFormatter(name, "d2" if name == "detectron2" else name)
+        send_lines(logging.getLogger(name), output_dir, comm.get_rank(), formatter)
 
 
 def log_start(config_file: str) -> None:

@@ -96,6 +96,7 @@ def test_submodules_come_by_from_import(python, python_env):
     assert run.stdout.strip() == "HungarianMatcher"
 
 
+@pytest.mark.fallback("detectron2", "detrex")
 def test_importing_the_fallback_alone_is_light(python, python_env):
     """Neither plotting nor logging back ends nor timm are loaded before they are used."""
     code = (

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-import sysconfig
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +95,10 @@ def test_the_wheel_installs_into_a_clean_environment_and_trains_outside_the_chec
     check_call([python, "-m", "venv", "--without-pip", tmp_path / "venv"])
     clean = tmp_path / "venv" / "bin" / "python"
     packages = Path(check_call([clean, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip())
-    (packages / "parent.pth").write_text(sysconfig.get_path("purelib"))  # torch and the like, not installed twice
+    parents = [
+        path for path in sys.path if Path(path).name == "site-packages"
+    ]  # several where environments are layered
+    (packages / "parent.pth").write_text("\n".join(parents))  # torch and the like, not installed twice
     install = [python, "-m", "pip", "--disable-pip-version-check", "--python", clean, "install", "-q", "--no-deps"]
     check_call([*install, "--no-index", "--force-reinstall", wheel])
     where = "import dinov2_detrex; print(dinov2_detrex.__file__)"

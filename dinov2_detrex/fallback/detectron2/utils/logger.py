@@ -1,6 +1,5 @@
 """Where do log lines go? To stdout with colours on a terminal, and to log.txt in the run's folder."""
 
-import atexit
 import logging
 import os
 import sys
@@ -9,33 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tabulate import tabulate
-from termcolor import colored
+
+from dinov2_detrex.runtime.log_lines import ColorFormatter, send_lines
 
 __all__ = ["create_small_table", "log_every_n", "log_every_n_seconds", "log_first_n", "setup_logger"]
-
-_ROLE = "_detectron2_role"  # marks our handlers: "stdout" or the file's absolute path
-
-
-class _ColorFormatter(logging.Formatter):
-    """Green prefix, marked warnings and errors; plain text where the stream is no terminal."""
-
-    MARKS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
-
-    def __init__(self, name: str, abbrev_name: str, color: bool):
-        super().__init__(datefmt="%m/%d %H:%M:%S")
-        self.name = name
-        self.abbrev_name = abbrev_name
-        self.color = color
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        name = self.abbrev_name + record.name.removeprefix(self.name)
-        prefix = self._paint(f"[{self.formatTime(record, self.datefmt)} {name}]:", "green") + " "
-        if record.levelno in self.MARKS:
-            prefix += self._paint(record.levelname, self.MARKS[record.levelno]) + " "
-        return prefix + record.message
-
-    def _paint(self, text: str, color: str) -> str:
-        return colored(text, color, force_color=True) if self.color else text
 
 
 def setup_logger(
@@ -58,50 +34,11 @@ def setup_logger(
     A later call for the same logger replaces the handlers of earlier ones, so no line is ever written twice.
     """
     logger = logging.getLogger(name)
-    logger.setLevel(logging.DEBUG)
+    abbrev_name = abbrev_name or ("d2" if name == "detectron2" else name)
+    formatter = ColorFormatter(name, abbrev_name, color) if configure_stdout else None
+    send_lines(logger, output, distributed_rank, formatter)
     logger.propagate = enable_propagation
-    if configure_stdout:
-        _remove_handlers(logger, keep=lambda role: role != "stdout")
-        if distributed_rank == 0:
-            _add_stdout(logger, abbrev_name or ("d2" if name == "detectron2" else name), color)
-    if output is not None:
-        path = _log_file(os.fspath(output), distributed_rank)
-        _remove_handlers(logger, keep=lambda role: role in ("stdout", path))
-        _add_file(logger, path)
     return logger
-
-
-def _remove_handlers(logger: logging.Logger, keep) -> None:
-    for handler in list(logger.handlers):
-        role = getattr(handler, _ROLE, None)
-        if role is not None and not keep(role):
-            logger.removeHandler(handler)
-            handler.close()
-
-
-def _add_stdout(logger: logging.Logger, abbrev_name: str, color: bool) -> None:
-    handler = logging.StreamHandler(stream=sys.stdout)
-    handler.setFormatter(_ColorFormatter(logger.name, abbrev_name, color and sys.stdout.isatty()))
-    setattr(handler, _ROLE, "stdout")
-    logger.addHandler(handler)
-
-
-def _add_file(logger: logging.Logger, path: str) -> None:
-    if any(getattr(handler, _ROLE, None) == path for handler in logger.handlers):
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
-    handler.setFormatter(
-        logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
-    )
-    setattr(handler, _ROLE, path)
-    logger.addHandler(handler)
-    atexit.register(handler.close)
-
-
-def _log_file(output: str, rank: int) -> str:
-    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-    return os.path.abspath(path if rank == 0 else f"{path}.rank{rank}")
 
 
 def _caller() -> tuple[str, tuple[str, int]]:
