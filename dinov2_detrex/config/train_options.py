@@ -167,7 +167,7 @@ class ModelEmaOptions(Section):
     device: Device = Device.unset
     """Where it is kept; '' = beside the model."""
     use_ema_weights_for_eval_only: bool = False
-    """Take the average of the given checkpoint with --eval-only."""
+    """Take the average of the given checkpoint with --eval-only, and for predicting."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dinov2_detrex.detector.denoising import DenoisingLayout
+from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.loss_names import Place, decoder_places
 from dinov2_detrex.detector.losses import LOSSES, Loss, LossOptions, MatchedPredictions
 from dinov2_detrex.detector.matcher import Matches, match_predictions
@@ -108,7 +109,7 @@ class DINOCriterion(nn.Module):
             dn_metas: the denoising queries and their outputs; None without such queries.
 
         Returns:
-            scalars, float32: `loss_class`, `loss_bbox`, `loss_giou` of the last layer, the same ending in `_{i}` of
+            scalars: `loss_class`, `loss_bbox`, `loss_giou` of the last layer, the same ending in `_{i}` of
             layer i, `_enc` of the encoder, and `_dn`, `_dn_{i}` of the denoising queries (0 without them).
 
         Raises:
@@ -176,9 +177,9 @@ class DINOCriterion(nn.Module):
             targets: the objects.
             num_boxes: what sums are divided by.
         """
-        logits, boxes = predictions.logits.float(), predictions.boxes.float()
+        logits, boxes = at_least_float32(predictions.logits), at_least_float32(predictions.boxes)
         found = MatchedPredictions(logits, boxes, labels, targets.boxes, matches, num_boxes)
-        class_weight = self.empty_weight if self.loss_class_type == "ce_loss" else None
+        class_weight = self.empty_weight.to(logits.dtype) if self.loss_class_type == "ce_loss" else None
         options = LossOptions(self.loss_class_type, self.alpha, self.gamma, class_weight)
         values = {name: loss(found, options).unbind() for name, loss in self.functions.items()}
         return {(name, place): values[name][i] for i, place in enumerate(predictions.places) for name in values}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
 from dinov2_detrex.detector.encoder import run_layer
-from dinov2_detrex.detector.layers import FFN, MLP, MultiheadAttention, inverse_sigmoid
+from dinov2_detrex.detector.layers import FFN, MLP, MultiheadAttention, at_least_float32, inverse_sigmoid
 from dinov2_detrex.detector.position import get_sine_pos_embed
 
 
@@ -139,7 +139,7 @@ class DINOTransformerDecoder(nn.Module):
             query_padding_mask: (B, Q), True for queries that nothing may attend to; None if there are none.
 
         Returns:
-            states (layers, B, Q, D), normed, and refined references (layers, B, Q, 4), float32.
+            states (layers, B, Q, D), normed, and refined references (layers, B, Q, 4), at least float32.
         """
         states, refined = [], []
         _, box_heads = self.heads()
@@ -182,9 +182,10 @@ class DINOTransformerDecoder(nn.Module):
         measured in its image: no difference for an image alone, and the padding of a batch cannot move its boxes.
         """
         boxes = on_levels[:, :, 0] if self.training else references
-        return self.ref_point_head(get_sine_pos_embed(boxes, num_pos_feats=self.embed_dim // 2))
+        code = get_sine_pos_embed(boxes, num_pos_feats=self.embed_dim // 2)
+        return self.ref_point_head(code.to(self.norm.weight.dtype))
 
 
 def refine(deltas: Tensor, references: Tensor) -> Tensor:
-    """Move boxes (B, Q, 4), normalised, by deltas in logit space; float32 under autocast, too."""
-    return (deltas.float() + inverse_sigmoid(references)).sigmoid()
+    """Move boxes (B, Q, 4), normalised, by deltas in logit space; at least float32, whatever the deltas are."""
+    return (at_least_float32(deltas) + inverse_sigmoid(references)).sigmoid()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dinov2_detrex.detector.criterion import DINOCriterion
 from dinov2_detrex.detector.decoder import refine
 from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
-from dinov2_detrex.detector.layers import MLP
+from dinov2_detrex.detector.layers import MLP, at_least_float32
 from dinov2_detrex.detector.levels import Levels, shapes_of
 from dinov2_detrex.detector.loss_names import spelled_out, weighted
 from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, split_queries
@@ -141,6 +141,11 @@ class DINO(nn.Module):
         """Where the detector's parameters are."""
         return self.pixel_mean.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the detector's parameters are: `half()`, `double()` and `to(torch.bfloat16)` change it."""
+        return self.pixel_mean.dtype
+
     def forward(self, batched_inputs: list[Record]) -> dict[str, Tensor] | list[Record]:
         """Losses in training, detections in evaluation.
 
@@ -170,7 +175,7 @@ class DINO(nn.Module):
     def preprocess(self, batched_inputs: list[Record]) -> ImageList:
         """Normalise the images and pad them at the right and at the bottom, to one size that the backbone can take."""
         images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        images = [((image - self.pixel_mean) / self.pixel_std).to(self.dtype) for image in images]
         largest = max(max(image.shape[-2:]) for image in images)
         return ImageList.from_tensors(images, padding_constraints=self.padding_constraints(largest))
 
@@ -315,7 +320,7 @@ class DINO(nn.Module):
         self, outputs: Prediction, image_sizes: list[tuple[int, int]], batched_inputs: list[Record]
     ) -> list[Record]:
         """Detections of every image, in pixels of the size that its record asks for."""
-        probabilities = self.probabilities(outputs["pred_logits"].float())
+        probabilities = self.probabilities(at_least_float32(outputs["pred_logits"]))
         best = best_detections(probabilities, outputs["pred_boxes"], self.select_box_nums_for_evaluation)
         results = []
         for record, image_hw, scores, classes, boxes in zip(batched_inputs, image_sizes, *best):

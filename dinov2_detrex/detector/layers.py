@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, float32 and float64 as they are: for coordinates, scores and losses."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """Logit of x in 0..1, limited to +-log(1/eps)."""
     x = x.clamp(0, 1)

@@ -21,8 +21,8 @@ class MatchedPredictions:
     """L predictions of a batch, and the objects that P of their queries answer for; all other queries are background.
 
     Attributes:
-        logits: (L, B, Q, K), float32, or (L, B, Q, K + 1) with the background last for "ce_loss".
-        boxes: (L, B, Q, 4), float32, CXCYWH normalised.
+        logits: (L, B, Q, K), at least float32, or (L, B, Q, K + 1) with the background last for "ce_loss".
+        boxes: (L, B, Q, 4), at least float32, CXCYWH normalised.
         labels: (L, B, n_max), the objects' classes as each prediction should say them.
         target_boxes: (B, n_max, 4), CXCYWH normalised.
         matches: the P pairs of each prediction.
@@ -73,7 +73,7 @@ class LossOptions:
     class_weight: Tensor | None
 
 
-Loss = Callable[[MatchedPredictions, LossOptions], Tensor]  # gives (L,), float32: one value for each prediction
+Loss = Callable[[MatchedPredictions, LossOptions], Tensor]  # gives (L,): one value for each prediction
 
 
 def class_loss(found: MatchedPredictions, options: LossOptions) -> Tensor:

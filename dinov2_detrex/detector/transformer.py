@@ -14,6 +14,7 @@ from dinov2_detrex.detector.decoder import DINOTransformerDecoder
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
 from dinov2_detrex.detector.denoising import LeadingQueries
 from dinov2_detrex.detector.encoder import DINOTransformerEncoder
+from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.levels import Levels, flatten_levels
 from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, gather_tokens
 
@@ -160,7 +161,7 @@ class DINOTransformer(nn.Module):
 
     def encode(self, tokens: Tensor, levels: Levels, centres: Tensor, memory_padding_mask: Tensor | None) -> Tensor:
         """Memory (B, S, D): cells that have looked around themselves on every level."""
-        embedded = [p + e[:, None, None] for p, e in zip(levels.positions, self.level_embeds)]
+        embedded = [p.to(e.dtype) + e[:, None, None] for p, e in zip(levels.positions, self.level_embeds)]
         return self.encoder(
             tokens,
             position=flatten_levels(embedded),
@@ -184,9 +185,11 @@ class DINOTransformer(nn.Module):
         proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask)
         memory = memory.masked_fill(invalid[..., None], 0.0)
         logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
-        index = best_cells(logits.detach().float().amax(-1), memory_padding_mask, self.two_stage_num_proposals)
+        index = best_cells(
+            at_least_float32(logits.detach()).amax(-1), memory_padding_mask, self.two_stage_num_proposals
+        )
         selected = self.enc_output_norm(self.enc_output(gather_tokens(memory, index)))
-        boxes_logit = box_heads[-1](selected).float() + gather_tokens(proposals, index)
+        boxes_logit = at_least_float32(box_heads[-1](selected)) + gather_tokens(proposals, index)
         padding_mask = None
         if memory_padding_mask is not None and not self.training:
             padding_mask = memory_padding_mask.gather(1, index)

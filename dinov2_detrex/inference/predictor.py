@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import BoxMode
-from torch import nn
 
-from dinov2_detrex.config.loading import load
+from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.inference.hub import find_package
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError, building
-from dinov2_detrex.runtime.packages import read_checkpoint
+from dinov2_detrex.training.weights import load_all
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,22 @@ class Predictor:
 
     Args:
         cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at.
-        checkpoint_path: weights for exactly this model: a file, or a model package.
+        checkpoint_path: weights for exactly this model, in any file that `--eval-only` reads, or a model package.
+        averaged: take its averaged weights; None does what `train.model_ema.use_ema_weights_for_eval_only` says.
 
     Raises:
         UserError: the file cannot be read or is of another model, or the model cannot be built.
     """
 
-    def __init__(self, cfg, checkpoint_path: str | os.PathLike):
-        content = read_checkpoint(checkpoint_path, memory_map=True)
-        self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
+    def __init__(self, cfg, checkpoint_path: str | os.PathLike, averaged: bool | None = None):
+        if averaged is None:
+            averaged = train_options(cfg).model_ema.use_ema_weights_for_eval_only
         self.device = choose_device(cfg.train.device)
         cfg = without_pretrained(cfg)  # they come from the checkpoint
         with building("model"):
             model = instantiate(cfg.model)
-        _load(model, content["model"], checkpoint_path)
+        content = load_all(model, os.fspath(checkpoint_path), averaged)
+        self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
 
@@ -108,12 +109,3 @@ class Predictor:
             }
             for i in order
         ]
-
-
-def _load(model: nn.Module, state: dict, path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        first = " ".join((str(error).splitlines() + [""])[1].split())
-        hint = "use the run's own config.yaml"
-        raise UserError(f"{path} is of another model than the config's ({first}); {hint}") from error

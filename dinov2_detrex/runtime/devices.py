@@ -1,5 +1,7 @@
 """Which device does the work?"""
 
+import platform
+
 import torch
 
 from dinov2_detrex.runtime.errors import UsageError
@@ -23,3 +25,13 @@ def choose_device(name: str | None, local_rank: int = 0, option: str = "train.de
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"{option}={name}, but torch {torch.__version__} sees no CUDA device; set {option}=cpu")
     return torch.device("cuda", local_rank) if device == torch.device("cuda") else device
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """True for x86 processors without bfloat16 instructions (AVX-512 BF16, AMX): there torch converts to float32 and
+    back at every operation, which is slower than float32 itself. Of other devices nothing is claimed."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
+    known = [query for query in (getattr(torch.cpu, name, None) for name in queries) if query is not None]
+    return bool(known) and not any(query() for query in known)

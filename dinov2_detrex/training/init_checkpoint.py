@@ -1,15 +1,14 @@
 """Which weights does a run start from? Those of `train.init_checkpoint`, as far as they mean the same in its model."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from dinov2_detrex.runtime.errors import UserError, one_line
-from dinov2_detrex.runtime.packages import read_checkpoint, weights_path
+from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.training.weights import load_what_fits
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +27,13 @@ def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequ
         what else the file holds, e.g. {"metadata": ...}.
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint.
+        UserError: the file is missing, damaged, or not a checkpoint, or nothing in it fits.
     """
-    local, _, query = path.partition("?")
-    if path and "://" not in path and not Path(local).is_file():
-        if not Path(local).is_dir():
-            raise UserError(f"train.init_checkpoint={path} does not exist; give a file, an URL, or '' for none")
-        path = str(weights_path(local)) + path[len(local) :]
+    if not path:
+        return {}
     as_built = class_dependent_weights(model)
-    try:
-        rest = _SafeCheckpointer(model, "matching_heuristics=True" in query).load(path) if path else {}
-    except Exception as error:  # downloads and foreign formats fail in many ways
-        cause = str(error) if isinstance(error, UserError) else one_line(error)
-        raise UserError(f"train.init_checkpoint={path} cannot be loaded: {cause}") from error
+    with naming_the_option():
+        rest = load_what_fits(model, path)
     before = list((rest.get("metadata") or {}).get("thing_classes") or [])
     now = list(classes()) if before else []
     if now and now != before:
@@ -48,22 +41,13 @@ def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequ
     return rest
 
 
-class _SafeCheckpointer(DetectionCheckpointer):
-    """Reads files as `runtime.files` does, whichever engine serves detectron2.
-
-    Args:
-        model: to load into.
-        by_suffix: match names by their endings, as `?matching_heuristics=True` after a path asks for.
-    """
-
-    def __init__(self, model: nn.Module, by_suffix: bool):
-        super().__init__(model)
-        self.by_suffix = by_suffix
-
-    def _load_file(self, filename: str) -> dict:
-        """{"model": state dict, ...} of a local file. fvcore's hook for other formats; detectron2's would unpickle."""
-        content = read_checkpoint(filename, memory_map=True)
-        return content | {"matching_heuristics": True} if self.by_suffix else content
+@contextlib.contextmanager
+def naming_the_option() -> Iterator[None]:
+    """Errors in loading a checkpoint say that it is the one of `train.init_checkpoint`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"train.init_checkpoint={error}") from error
 
 
 def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from dinov2_detrex.config.loading import train_options
 from dinov2_detrex.config.saving import settled, write_config
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.data.loader import build_train_loader
-from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, setup
@@ -23,11 +23,12 @@ from dinov2_detrex.training.datasets import check_datasets, class_names, dataset
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged
 from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, PeriodicEvaluation, Validator
-from dinov2_detrex.training.init_checkpoint import load_init_checkpoint
+from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
-from dinov2_detrex.training.precision import Precision, choose_dtype
+from dinov2_detrex.training.precision import EMULATED, Precision, choose_dtype
 from dinov2_detrex.training.trainer import Trainer
+from dinov2_detrex.training.weights import choose_weights, load_all
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def train(
     if saved:
         trainer.load_state_dict(saved["trainer"])
         if ema is not None:
-            ema.load_state_dict(_ema_state(saved, "the checkpoint to resume from"))
+            ema.load_state_dict(_ema_state(saved))
         saved.clear()  # the run's memory is not for its past
     trainer.train(start_iter, options.max_iter)
 
@@ -142,18 +143,17 @@ def train(
 def evaluate_only(cfg: DictConfig, options: TrainOptions, device: torch.device, saved: dict | None) -> None:
     """Evaluate once and log the results."""
     model = _build_model(cfg, options, device)
+    averaged = options.model_ema.use_ema_weights_for_eval_only
     if saved:
         _load_exactly(model, saved["model"])
+        if averaged:
+            model.load_state_dict(choose_weights(saved, "the newest checkpoint", averaged), strict=False)
+    elif options.init_checkpoint:
+        with naming_the_option():
+            saved = load_all(model, options.init_checkpoint, averaged)
     else:
-        saved = load_init_checkpoint(model, options.init_checkpoint)
-        if not options.init_checkpoint:
-            logger.warning("--eval-only without train.init_checkpoint evaluates the weights as the model was built")
-    averaging = options.model_ema
-    if averaging.enabled and averaging.use_ema_weights_for_eval_only:
-        ema = ModelEMA(model, device=averaging.device.value)
-        ema.load_state_dict(_ema_state(saved, options.init_checkpoint))
-        ema.apply()
-        logger.info("evaluating the averaged weights")
+        logger.warning("--eval-only without train.init_checkpoint evaluates the weights as the model was built")
+        saved = {}
     with failures.building("dataloader.test"):
         validator = Validator(cfg.dataloader, options.validation_loss.enabled)
     results = validator(model.eval())
@@ -186,9 +186,9 @@ def _load_exactly(model: nn.Module, state: dict) -> None:
         ) from error
 
 
-def _ema_state(saved: dict, source: str) -> dict:
+def _ema_state(saved: dict) -> dict:
     if "ema_state" not in saved:
-        raise UserError(f"train.model_ema is on, but {source or 'train.init_checkpoint'} holds no ema_state")
+        raise UserError("train.model_ema is on, but the checkpoint to resume from holds no ema_state")
     return saved["ema_state"]
 
 
@@ -228,6 +228,8 @@ def _build_trainer(
     if parallel.is_sharded(options.fsdp) and precision.scaler.is_enabled():
         raise UserError("train.fsdp and float16 do not go together; set train.amp.dtype=bfloat16")
     logger.info("device %s, precision %s", device, precision)
+    if precision.dtype is torch.bfloat16 and emulates_bfloat16(device):
+        logger.warning(EMULATED)
     with failures.building("dataloader.train"):
         loader = build_train_loader(
             cfg.dataloader.train,

@@ -5,7 +5,7 @@ import torch
 
 from dinov2_detrex.config.schema import completed, taken
 from dinov2_detrex.config.train_options import AmpOptions
-from dinov2_detrex.runtime.devices import choose_device
+from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.training.precision import Precision, choose_dtype
 
@@ -32,6 +32,17 @@ def test_a_gpu_without_bfloat16_takes_float16(monkeypatch):
     assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda", 0)) is torch.float16
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda", 0)) is torch.bfloat16
+
+
+@pytest.mark.parametrize("avx512, amx, emulated", [(False, False, True), (True, False, False), (False, True, False)])
+def test_bfloat16_is_emulated_on_an_x86_cpu_without_its_instructions(monkeypatch, avx512, amx, emulated):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert emulates_bfloat16(CPU) is emulated
+    assert not emulates_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert not emulates_bfloat16(CPU)
 
 
 def test_float16_scales_the_loss_and_the_others_do_not():
