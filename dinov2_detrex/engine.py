@@ -22,6 +22,7 @@ FALLBACK_DIR = Path(__file__).parent / "fallback"
 
 # what the slice takes from this project, all of it at first use: our packages import the slice in their turn
 _OURS = {
+    "COCOEvaluator": "dinov2_detrex.evaluation",
     "DetrDatasetMapper": "dinov2_detrex.data",
     "FFN": "dinov2_detrex.detector",
     "HungarianMatcher": "dinov2_detrex.detector",

@@ -11,7 +11,7 @@ LAYERS = [  # bottom first; the members of a layer do not import each other, exc
     {"runtime", "engine"},
     {"env"},
     {"fallback"},
-    {"backbone", "data"},
+    {"backbone", "data", "evaluation"},
     {"detector"},
     {"config", "visualization"},
     {"training"},

@@ -7,9 +7,9 @@ are fractions of one: `dataloader.image.size`, the largest short side in pixels.
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.evaluation import COCOEvaluator
 
 from dinov2_detrex.data import DetrDatasetMapper, TrainLoader
+from dinov2_detrex.evaluation import COCOEvaluator
 
 _IMAGE = "${.....image"  # from the argument of an augmentation in a mapper's list
 _ITEM = "${......image"  # from an element of such an argument

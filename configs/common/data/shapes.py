@@ -3,9 +3,9 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator
 
 from dinov2_detrex.data import DetrDatasetMapper, TrainLoader, coco_dataset_dicts, datasets_root
+from dinov2_detrex.evaluation import COCOEvaluator
 
 _root = datasets_root() / "shapes"
 

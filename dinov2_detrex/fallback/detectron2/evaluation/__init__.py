@@ -1,6 +1,7 @@
 """Evaluation: the loop over a data set, and COCO's box AP."""
 
-from .coco_evaluation import COCOEvaluator
+from dinov2_detrex.engine import reexport
+
 from .evaluator import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from .testing import print_csv_format
 
@@ -12,3 +13,4 @@ __all__ = [
     "inference_on_dataset",
     "print_csv_format",
 ]
+__getattr__ = reexport(__name__, "COCOEvaluator")
