@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dinov2_detrex.data.errors import DatasetError, one_line_of, shown
-from dinov2_detrex.data.image_reading import open_upright, read_stored_hw, upright_image_hw
+from dinov2_detrex.data.image_reading import UnreadableImage, open_upright, read_stored_hw, upright_image_hw
 from dinov2_detrex.data.masks import box_of_segmentation
 from dinov2_detrex.data.schema import (
     LARGEST_WHOLE,
@@ -34,6 +34,7 @@ from dinov2_detrex.data.schema import (
     with_lists,
 )
 from dinov2_detrex.data.source import DataSource, Document, read_source
+from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.garbage import collection_paused
 
 _READERS = 16
@@ -284,6 +285,10 @@ def _inspect_file(entry: dict, path: Path) -> str | tuple[int, int]:
         image_hw = upright_image_hw(path)
         if not _has_its_end(path):  # or ends in something else, as some cameras append: then it decodes
             open_upright(path)
+    except UnreadableImage as error:
+        return str(error)
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error) or type(error).__name__
         return reason if str(path) in reason else f"{path} cannot be read as an image: {reason}"

@@ -40,11 +40,6 @@ def _fill(counts: list[int], size: list[int]) -> bool:
     return min(counts, default=-1) >= 0 and sum(counts) == size[0] * size[1]
 
 
-def is_sound_segmentation(value: Any) -> bool:
-    """Whether detectron2 can load it as it is; an empty list is no segmentation."""
-    return all(map(is_polygon, value)) if type(value) is list else is_rle(value)
-
-
 def box_of_segmentation(segmentation: list[Any] | dict[str, Any], image_hw: tuple[int, int]) -> list[float] | None:
     """The box around a sound segmentation, XYWH in pixels; None for a mask of another size than the image's.
 

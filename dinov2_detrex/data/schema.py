@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from dinov2_detrex.data.errors import DatasetError, shown
-from dinov2_detrex.data.masks import is_polygon, is_rle, is_sound_segmentation
+from dinov2_detrex.data.masks import is_polygon, is_rle
 
 LARGEST_WHOLE = 2**53  # up to here every whole number is a float, which pycocotools and numpy make of some
 LARGEST_AREA = 1e5**2  # pycocotools ignores what is larger
@@ -88,15 +88,22 @@ def _are_texts(values: Sequence[Any]) -> bool:
 
 
 def _are_boxes(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {list} and set(map(len, values)) <= {0, 4} and _are_numbers([*chain(*values)])
+    return (
+        set(map(type, values)) <= {list}
+        and set(map(len, values)) <= {0, 4}
+        and _are_numbers([*chain.from_iterable(values)])
+    )
 
 
 def _are_number_lists(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {list} and _are_numbers([*chain(*values)])
+    return set(map(type, values)) <= {list} and _are_numbers([*chain.from_iterable(values)])
 
 
 def _are_segmentations(values: Sequence[Any]) -> bool:
-    return all(map(is_sound_segmentation, values))
+    polygons = [*chain.from_iterable(value for value in values if type(value) is list)]
+    if set(map(type, polygons)) <= {list} and not any(size < 6 or size % 2 for size in set(map(len, polygons))):
+        return _are_numbers([*chain.from_iterable(polygons)]) and all(is_rle(v) for v in values if type(v) is not list)
+    return False
 
 
 # ---------------------------------------------------------------------------------------------------------- values
@@ -169,8 +176,8 @@ def _read_segmentation(value: Any) -> list[Any] | dict[str, Any]:
         return [polygon for polygon in map(_read_polygon, value) if is_polygon(polygon)]
     if isinstance(value, dict):
         counts = value.get("counts")
-        counts = counts if isinstance(counts, str) else [read_whole(count) for count in counts or ()]
-        value = value | {"size": [read_whole(side) for side in value.get("size") or ()], "counts": counts}
+        counts = counts if isinstance(counts, str) else [read_whole(count) for count in _read_numbers(counts)]
+        value = value | {"size": [read_whole(side) for side in _read_numbers(value.get("size"))], "counts": counts}
     if not is_rle(value):
         raise ValueError(value)
     return value
@@ -244,7 +251,7 @@ def read_annotations(annotations: list[Any], images: list[dict[str, Any]]) -> Re
 def _are_named(images: list[Any]) -> bool:
     """Whether the images' ids are names: all of them text, and not all of them numbers."""
     ids = [entry.get("id") for entry in images if isinstance(entry, dict)]
-    return bool(ids) and set(map(type, ids)) == {str} and not all(map(_NUMBER.fullmatch, ids))
+    return bool(ids) and set(map(type, ids)) == {str} and not all(_NUMBER.fullmatch(number) for number in ids)
 
 
 def _read_entries(
@@ -260,7 +267,10 @@ def _read_entries(
     changes: dict[int, dict[str, Any]] = {}
     unsound = set(places)
     for key in keys:
-        values = [None if index in unsound else entry.get(key.name) for index, entry in enumerate(entries)]
+        if unsound:
+            values = [None if index in unsound else entry.get(key.name) for index, entry in enumerate(entries)]
+        else:
+            values = [entry.get(key.name) for entry in entries]
         mended, refused = _read_column(key, values, unsound)
         for index, value in mended.items():
             changes.setdefault(index, {})[key.name] = value
