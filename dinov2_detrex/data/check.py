@@ -10,7 +10,6 @@ image files only the headers and the last bytes are read, in threads; damage in 
 decoded, and then the mapper names the file.
 """
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,9 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from dinov2_detrex.data.errors import DatasetError
-from dinov2_detrex.data.image_reading import open_upright, read_stored_hw, upright_image_hw
+from dinov2_detrex.data.errors import DatasetError, one_line_of, shown
+from dinov2_detrex.data.image_reading import UnreadableImage, open_upright, read_stored_hw, upright_image_hw
+from dinov2_detrex.data.masks import box_of_segmentation
+from dinov2_detrex.data.schema import (
+    LARGEST_WHOLE,
+    name_with_id,
+    read_annotations,
+    read_categories,
+    read_images,
+    root_category,
+    told_apart,
+    with_lists,
+)
 from dinov2_detrex.data.source import DataSource, Document, read_source
+from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.garbage import collection_paused
 
 _READERS = 16
 _BORDER_PX = 1.0  # a box may reach this far beyond its image: rounding
@@ -31,6 +43,26 @@ _FORMAT_SHARE, _FORMAT_COUNT = 0.2, 3  # so many boxes must leave the image as X
 _TAIL_BYTES = 4096
 _END_MARKS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND\xaeB`\x82"}  # JPEG's and PNG's, by their first bytes
 _SHOWN = 3
+_NEARLY_NONE, _FEW = 0.05, 0.5  # so small a share left of the images or objects is harmful, or told loudly
+
+
+@dataclass(frozen=True)
+class ObjectCounts:
+    """How many objects there are to learn and to find; crowds are not counted.
+
+    Attributes:
+        total: of the data set.
+        crowds: the annotations that are none.
+        in_fullest_image: of the image that has the most; `fullest_image` is its file name.
+        in_fullest_class: the most of one class in one image; `fullest_class` are the image's file name and the class.
+    """
+
+    total: int = 0
+    crowds: int = 0
+    in_fullest_image: int = 0
+    fullest_image: str = ""
+    in_fullest_class: int = 0
+    fullest_class: tuple[str, str] = ("", "")
 
 
 @dataclass
@@ -45,6 +77,7 @@ class DatasetReport:
         harmless: what was repaired or skipped -> how often.
         notes: what is unusual but may be meant.
         repaired: the document in COCO's form after the repairs.
+        objects: what it holds.
     """
 
     json_file: str
@@ -54,20 +87,21 @@ class DatasetReport:
     harmless: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     repaired: dict = field(default_factory=dict)
+    objects: ObjectCounts = ObjectCounts()
 
     def summary(self) -> str:
         """One line for the log."""
         remarks = [f"{len(self.harmful)} errors"] if self.harmful else []
         remarks += [f"{count} {what}" for what, count in self.harmless.items()] + self.notes
         size = f"{self.num_images} images, {self.num_annotations} annotations"
-        return f"{self.json_file}: {size}; {'; '.join(remarks) or 'nothing to complain of'}"
+        return one_line_of(f"{self.json_file}: {size}; {'; '.join(remarks) or 'nothing to complain of'}")
 
     def raise_if_harmful(self) -> None:
         """Raise one DatasetError with the first findings and the number of the others."""
         if self.harmful:
             others = len(self.harmful) - _SHOWN
             more = f"; and {others} more" if others > 0 else ""
-            raise DatasetError(f"{self.json_file}: {'; '.join(self.harmful[:_SHOWN])}{more}")
+            raise DatasetError(one_line_of(f"{self.json_file}: {'; '.join(self.harmful[:_SHOWN])}{more}"))
 
 
 def check_source(
@@ -75,12 +109,15 @@ def check_source(
 ) -> DatasetReport:
     """Check the annotations of a data set and the image files that they name.
 
-    Harmful: images that are missing, unreadable, truncated or of another size than the annotations say; boxes that are
-    no four finite numbers, or (many of them) in another format than XYWH; unknown category ids; duplicate image or
-    category ids; missing keys. Harmless: boxes without area or outside their image (skipped) or reaching beyond it
-    (clipped); annotations of images that are not listed (skipped); annotation ids that are missing, duplicate or 0
-    (numbered anew: pycocotools takes a match with id 0 for none); missing `area`, `iscrowd`, image sizes (filled in);
-    `ignore` (made `iscrowd`); segmentations without a valid polygon (removed, so that the box stays).
+    Harmful: images that are missing, unreadable, truncated or of another size than the annotations say; entries, ids,
+    names, sizes, flags, areas and segmentations that are not what `schema` asks for; boxes that are no four finite
+    numbers, or (many of them) in another format than XYWH; unknown category ids; duplicate image or category ids;
+    missing keys; repairs that leave none or nearly none of the images or objects. Harmless: text that is a number (read
+    as one); boxes without area or outside their image (skipped) or reaching beyond it (clipped); missing boxes of
+    objects with a segmentation (made of it); annotations of images that are not listed (skipped); annotation ids that
+    are missing, duplicate or 0 (numbered anew: pycocotools takes a match with id 0 for none); missing `area`,
+    `iscrowd`, image sizes (filled in); `ignore` (made `iscrowd`); segmentations without a valid polygon (removed, so
+    that the box stays); classes of one name (their ids are added to it); a root category (left out).
 
     Args:
         source: with an image folder.
@@ -93,15 +130,17 @@ def check_source(
     """
     if source.image_root is None:
         raise DatasetError(f"{source.path}: the folder of its images is not given")
-    document = source.load()
-    images, annotations = document["images"], document.get("annotations", [])
-    report = DatasetReport(source.path, len(images), len(annotations))
-    _check_categories(document["categories"], annotations, report)
-    if classes_from is not None and not report.harmful:
-        document = _with_classes_of(classes_from, document, report)
-    images = _check_images(images, Path(source.image_root), skip_bad_images, report)
-    annotations = _check_annotations(annotations, {entry["id"]: entry for entry in images}, document, report)
-    report.repaired = {"info": {}} | document | {"images": images, "annotations": annotations}
+    with collection_paused(), np.errstate(over="ignore"):  # of boxes that reach beyond the range of floats
+        document = with_lists(source.load(), source.path)
+        report = DatasetReport(source.path, len(document["images"]), len(document.get("annotations", [])))
+        document = _read_entries(document, report)
+        document = _check_categories(document, classes_from, report)
+        images = _check_images(document["images"], Path(source.image_root), skip_bad_images, report)
+        by_id = {entry["id"]: entry for entry in images}
+        annotations = _check_annotations(document["annotations"], by_id, document["images"], report)
+        report.repaired = {"info": {}} | document | {"images": images, "annotations": annotations}
+        report.objects = _count_objects(annotations, by_id, document["categories"])
+        _check_what_is_left(document, images, report)
     return report
 
 
@@ -125,47 +164,87 @@ def _duplicates(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
+def _read_entries(document: Document, report: DatasetReport) -> Document:
+    """The document with the entries that are as they should be, or were read so; the report gets the faults."""
+    categories = read_categories(document["categories"])
+    images = read_images(document["images"])
+    annotations = read_annotations(document.get("annotations", []), images.entries)
+    for reading in (categories, images, annotations):
+        report.harmful += reading.faults
+        report.harmless += reading.mended
+    read = {"categories": categories.entries, "images": images.entries, "annotations": annotations.entries}
+    return document | read
+
+
 # ----------------------------------------------------------------------------------------------------- categories
 
 
-def _check_categories(categories: list[dict], annotations: list[dict], report: DatasetReport) -> None:
-    incomplete = [entry for entry in categories if not {"id", "name"} <= entry.keys()]
-    report.harmful += [f"category {entry} has no id or no name" for entry in incomplete]
-    if incomplete:
-        return
-    known = [entry["id"] for entry in categories]
+def _check_categories(document: Document, classes_from: DataSource | None, report: DatasetReport) -> Document:
+    """The document with the categories that become classes."""
+    categories, annotations = document["categories"], document["annotations"]
+    if report.harmful:  # ids may be lost with the entries
+        return document
+    known = {entry["id"] for entry in categories}
     if not known:
         report.harmful.append("the list of categories is empty")
-    report.harmful += [f"category id {value} occurs more than once" for value in _duplicates(known)]
-    report.notes += [f"category name {name!r} occurs twice" for name in _duplicates(c["name"] for c in categories)]
-    used = Counter(annotation.get("category_id") for annotation in annotations)
-    for unknown in [value for value in used if value not in known]:
-        example = next(a for a in annotations if a.get("category_id") == unknown)
-        report.harmful.append(
-            f"category id {unknown} of {used[unknown]} annotations is unknown (the first: annotation "
-            f"{example.get('id')} of image {example.get('image_id')})"
-        )
-    empty = [entry["name"] for entry in categories if not used[entry["id"]]]
+    report.harmful += [
+        f"category id {value} occurs more than once" for value in _duplicates(e["id"] for e in categories)
+    ]
+    used = Counter(annotation["category_id"] for annotation in annotations)
+    report.harmful += [_unknown_category(value, used[value], annotations) for value in used if value not in known]
+    if report.harmful:
+        return document
+    if classes_from is None:
+        document = _with_own_classes(document, report)
+    else:
+        document = _with_classes_of(classes_from, document, used, report)
+    empty = [entry["name"] for entry in document["categories"] if not used[entry["id"]] and entry["id"] in known]
     if empty and annotations:
-        shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-        report.notes.append(f"{len(empty)} of {len(categories)} categories without boxes ({shown})")
+        shown_names = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        report.notes.append(f"{len(empty)} of {len(document['categories'])} categories without boxes ({shown_names})")
+    return document
 
 
-def _with_classes_of(classes_from: DataSource, document: Document, report: DatasetReport) -> Document:
+def _unknown_category(category_id: int, count: int, annotations: list[dict]) -> str:
+    example = next(annotation for annotation in annotations if annotation["category_id"] == category_id)
+    return (
+        f"category id {category_id} of {count} annotations is unknown (the first: annotation "
+        f"{shown(example.get('id'))} of image {example['image_id']})"
+    )
+
+
+def _with_own_classes(document: Document, report: DatasetReport) -> Document:
+    """The document without a root category, and with names that differ."""
+    categories = document["categories"]
+    root = root_category(categories, document["annotations"])
+    if root is not None:
+        categories = [entry for entry in categories if entry["id"] != 0]
+        report.harmless[f"category without boxes left out that is above all others and so no class ({root!r})"] += 1
+    distinct = told_apart(categories)
+    renamed = [new["name"] for old, new in zip(categories, distinct) if new is not old]
+    if renamed:
+        report.harmless[f"classes share their name with another and are told apart: {', '.join(renamed[:5])}"] += len(
+            renamed
+        )
+    return document | {"categories": distinct}
+
+
+def _with_classes_of(classes_from: DataSource, document: Document, used: Counter, report: DatasetReport) -> Document:
     """The document with the training data's categories, where its own are compatible with them."""
     expected = classes_from.classes
-    used = {annotation["category_id"] for annotation in document.get("annotations", [])}
     for entry in document["categories"]:
         number, name, other = entry["id"], entry["name"], expected.get(entry["id"])
         if other is None and number in used:
             report.harmful.append(f"category id {number} ({name}) is not in {classes_from.path}")
-        elif other is not None and name != other:
+        elif other is not None and other not in (name, name_with_id(name, number)):
             report.harmful.append(f"category id {number} is {name!r} here, but {other!r} in {classes_from.path}")
-    differing = len({entry["id"] for entry in document["categories"]} ^ expected.keys())
+    categories = [{"id": key, "name": name} for key, name in expected.items()]
+    differing = {(entry["id"], entry["name"]) for entry in document["categories"]} ^ set(expected.items())
     if not differing:
         return document
-    report.harmless["categories added or left out, to have the training data's"] += differing
-    return document | {"categories": [{"id": key, "name": name} for key, name in expected.items()]}
+    ids = {number for number, _ in differing}
+    report.harmless["categories added, left out or renamed, to have the training data's"] += len(ids)
+    return document | {"categories": categories}
 
 
 # --------------------------------------------------------------------------------------------------------- images
@@ -173,9 +252,6 @@ def _with_classes_of(classes_from: DataSource, document: Document, report: Datas
 
 def _check_images(images: list[dict], root: Path, skip_bad: bool, report: DatasetReport) -> list[dict]:
     """The images that can be used, with their sizes filled in where the JSON lacks them."""
-    incomplete = [entry for entry in images if not {"id", "file_name"} <= entry.keys()]
-    report.harmful += [f"image {entry} has no id or no file_name" for entry in incomplete]
-    images = [entry for entry in images if {"id", "file_name"} <= entry.keys()]
     report.harmful += [f"image id {value} occurs more than once" for value in _duplicates(e["id"] for e in images)]
     twice = len(_duplicates(entry["file_name"] for entry in images))
     if twice:
@@ -209,6 +285,10 @@ def _inspect_file(entry: dict, path: Path) -> str | tuple[int, int]:
         image_hw = upright_image_hw(path)
         if not _has_its_end(path):  # or ends in something else, as some cameras append: then it decodes
             open_upright(path)
+    except UnreadableImage as error:
+        return str(error)
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error) or type(error).__name__
         return reason if str(path) in reason else f"{path} cannot be read as an image: {reason}"
@@ -232,20 +312,15 @@ def _has_its_end(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------- annotations
 
 
-def _check_annotations(annotations: list[dict], images: dict, document: dict, report: DatasetReport) -> list[dict]:
-    """The annotations that can be used, repaired."""
-    listed = {entry.get("id") for entry in document["images"]}
-    orphans = sum(annotation.get("image_id") not in listed for annotation in annotations)
+def _check_annotations(annotations: list[dict], images: dict, listed: list[dict], report: DatasetReport) -> list[dict]:
+    """The annotations that can be used, repaired; `images` are the usable ones by id, `listed` all of them."""
+    known = {entry["id"] for entry in listed}
+    orphans = sum(annotation["image_id"] not in known for annotation in annotations)
     if orphans:
         report.harmless["annotations skipped whose image is not listed"] += orphans
-    annotations = [annotation for annotation in annotations if annotation.get("image_id") in images]
-    malformed = [annotation for annotation in annotations if not _is_four_numbers(annotation.get("bbox"))]
-    report.harmful += [
-        f"annotation {a.get('id')} of image {a['image_id']} ({images[a['image_id']]['file_name']}): bbox "
-        f"{a.get('bbox')} is not four finite numbers"
-        for a in malformed
-    ]
-    if malformed or not annotations:
+    annotations = [annotation for annotation in annotations if annotation["image_id"] in images]
+    annotations = _with_boxes_of_masks(annotations, images, report)
+    if not annotations:
         return annotations
     boxes_xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
     sizes_wh = np.array([[images[a["image_id"]][key] for key in ("width", "height")] for a in annotations], dtype=float)
@@ -261,10 +336,27 @@ def _check_annotations(annotations: list[dict], images: dict, document: dict, re
     return _with_ids(_with_repaired_boxes(annotations, boxes_xywh, sizes_wh, report), report)
 
 
-def _is_four_numbers(bbox: Any) -> bool:
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return False
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in bbox)
+def _with_boxes_of_masks(annotations: list[dict], images: dict, report: DatasetReport) -> list[dict]:
+    """The annotations that have a box, or get the one around their segmentation; without either they are harmful."""
+    if all(annotation.get("bbox") for annotation in annotations):
+        return annotations
+    kept = []
+    for annotation in annotations:
+        bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+        image = images[annotation["image_id"]]
+        where = f"annotation {shown(annotation.get('id'))} of image {image['id']} ({image['file_name']})"
+        if not bbox and not segmentation:
+            report.harmful.append(f"{where}: bbox {bbox} is not four finite numbers, and there is no segmentation")
+        elif not bbox:
+            box = box_of_segmentation(segmentation, (image["height"], image["width"]))
+            if box is None:
+                report.harmful.append(f"{where}: the RLE's size or counts do not fit the image, and there is no bbox")
+                continue
+            report.harmless["missing boxes made of the segmentation"] += 1
+            annotation = annotation | {"bbox": box}
+        if annotation.get("bbox"):
+            kept.append(annotation)
+    return kept
 
 
 def _inside(boxes_xyxy: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
@@ -325,28 +417,72 @@ def _other_changes(annotation: dict, report: DatasetReport) -> dict:
     if annotation.get("area") is None:
         changes["area"] = annotation["bbox"][2] * annotation["bbox"][3]
         report.harmless["areas filled in"] += 1
-    if annotation.get("ignore"):
+    ignored = annotation.get("ignore", 0)
+    if ignored is None:  # detectron2 takes it for one that is set
+        changes["ignore"] = 0
+        report.harmless["empty ignore flags set to 0"] += 1
+    if ignored:
         changes |= {"ignore": 0, "iscrowd": 1}
         report.harmless["ignored objects taken for crowds"] += 1
     elif annotation.get("iscrowd") is None:
         changes["iscrowd"] = 0
         report.harmless["iscrowd flags filled in"] += 1
-    polygons = annotation.get("segmentation")
-    if isinstance(polygons, list) and polygons and not any(_is_polygon(polygon) for polygon in polygons):
-        changes["segmentation"] = []
-        report.harmless["segmentations without a valid polygon removed"] += 1
     return changes
-
-
-def _is_polygon(polygon: Any) -> bool:
-    return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
 def _with_ids(annotations: list[dict], report: DatasetReport) -> list[dict]:
     """Annotations with distinct ids from 1 on: the ones they have where those will do, else numbered anew."""
     ids = [annotation.get("id") for annotation in annotations]
-    good = [value for value in ids if isinstance(value, int) and not isinstance(value, bool) and value > 0]
-    if len(set(good)) == len(ids):
+    if (
+        set(map(type, ids)) <= {int}
+        and len(set(ids)) == len(ids)
+        and 0 < min(ids, default=1) <= max(ids, default=1) <= LARGEST_WHOLE
+    ):
         return annotations
     report.harmless["annotation ids numbered anew (some were missing, 0 or duplicate)"] += len(ids)
     return [annotation | {"id": index + 1} for index, annotation in enumerate(annotations)]
+
+
+# ------------------------------------------------------------------------------------------------- what is left
+
+
+def _count_objects(annotations: list[dict], images: dict, categories: list[dict]) -> ObjectCounts:
+    """What the document holds after the repairs; objects of unusable entries are not counted."""
+    pairs = Counter((a["image_id"], a["category_id"]) for a in annotations if not a.get("iscrowd"))
+    if not pairs:
+        return ObjectCounts(crowds=len(annotations))
+    per_image: Counter = Counter()
+    for (image_id, _), count in pairs.items():
+        per_image[image_id] += count
+    names = {entry["id"]: entry["name"] for entry in categories}
+    (image_id, in_image), ((class_image, category_id), in_class) = per_image.most_common(1)[0], pairs.most_common(1)[0]
+    total = pairs.total()
+    return ObjectCounts(
+        total=total,
+        crowds=len(annotations) - total,
+        in_fullest_image=in_image,
+        fullest_image=images[image_id]["file_name"],
+        in_fullest_class=in_class,
+        fullest_class=(images[class_image]["file_name"], str(names.get(category_id, category_id))),
+    )
+
+
+def _check_what_is_left(document: Document, images: list[dict], report: DatasetReport) -> None:
+    """A repair that is harmless for one entry is not where it takes (nearly) all of them."""
+    if report.harmful:
+        return
+    if not document["images"]:
+        report.harmful.append("the list of images is empty")
+        return
+    skipped = {entry["id"] for entry in document["images"]} - {entry["id"] for entry in images}
+    objects = sum(not a.get("iscrowd") and a["image_id"] not in skipped for a in document["annotations"])
+    for what, left, listed in (
+        ("images", len(images), len(document["images"])),
+        ("objects", report.objects.total, objects),
+    ):
+        if left < _NEARLY_NONE * listed:
+            reasons = ", ".join(f"{count} {what}" for what, count in report.harmless.items())
+            report.harmful.append(f"{left} of {listed} {what} are left: {reasons}")
+            return
+        if left < _FEW * listed:
+            report.notes.insert(0, f"ONLY {left} OF {listed} {what.upper()} ARE LEFT")

@@ -4,7 +4,10 @@ Covers what data sets hold beside plain RGB: grey, grey with alpha, CMYK, palett
 16-bit PNG and TIFF, EXIF orientation. Transparency is dropped, not blended, as detectron2 does.
 """
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,8 +19,39 @@ _ORIENTATION_TAG = 0x0112
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 
 
+MAX_PIXELS = "DINOV2_DETREX_MAX_PIXELS"  # the environment variable that lifts Pillow's limit, for loader workers too
+
+
 class UnreadableImage(UserError, OSError):
     """A file that cannot be decoded as an image; the message names it."""
+
+
+@contextlib.contextmanager
+def opened(file_name: str | os.PathLike) -> Iterator[Image.Image]:
+    """The image of a file, not decoded yet; raises what Pillow raises.
+
+    A picture beyond Pillow's limit is refused with the way to lift it, `DINOV2_DETREX_MAX_PIXELS=NUMBER`.
+
+    Raises:
+        UnreadableImage: the picture has more pixels than the limit.
+        UserError: the variable is no number of pixels.
+    """
+    limit = os.environ.get(MAX_PIXELS)
+    if limit:
+        if not limit.isdecimal() or int(limit) < 1:
+            raise UserError(f"{MAX_PIXELS}={limit!r} is not a number of pixels")
+        Image.MAX_IMAGE_PIXELS = int(limit)
+    try:
+        image = Image.open(file_name)
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"[0-9]+", str(error))
+        value = pixels.group() if pixels else "NUMBER"
+        raise UnreadableImage(
+            f"{os.fspath(file_name)} is too large: {error} If it is what it should be, set the environment variable "
+            f"{MAX_PIXELS}={value}, or cut it into tiles"
+        ) from error
+    with image:
+        yield image
 
 
 def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:
@@ -56,10 +90,10 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
         UnreadableImage: it cannot be decoded: no image, truncated, or of a kind without a defined range.
     """
     try:
-        with Image.open(file_name) as image:
+        with opened(file_name) as image:
             image.load()
             return _to_eight_bit(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         reason = str(error) or type(error).__name__
@@ -87,12 +121,12 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
 
 def read_stored_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) as stored, before any EXIF rotation, from the header alone; raises what Pillow raises."""
-    with Image.open(file_name) as image:
+    with opened(file_name) as image:
         return image.height, image.width
 
 
 def upright_image_hw(file_name: str | os.PathLike) -> tuple[int, int]:
     """(height, width) that `read_image` would return, from the header alone; raises what Pillow raises."""
-    with Image.open(file_name) as image:
+    with opened(file_name) as image:
         turned = _orientation(image) in _TURNED
         return (image.width, image.height) if turned else (image.height, image.width)

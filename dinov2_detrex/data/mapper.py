@@ -15,7 +15,9 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.image_reading import read_image
+from dinov2_detrex.runtime.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +55,13 @@ class DetrDatasetMapper:
         """The record plus "image" (uint8, C H W) and in training, where it has annotations, "instances".
 
         The argument is not changed. Raises OSError for a file that cannot be decoded and `SizeMismatchError` for one of
-        another size than the record says; both name the file.
+        another size than the record says and `DatasetError` for one that the transforms cannot handle; all name it.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         pixels = read_image(dataset_dict["file_name"], self.img_format)
         _check_size(dataset_dict, pixels)
         augmented = T.AugInput(pixels)
-        transforms = augmented.apply_augmentations(self._choose_augmentation())
+        transforms = self._augmented(augmented, dataset_dict["file_name"])
         pixels = np.asarray(augmented.image)
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # H W C -> C H W
 
@@ -69,6 +71,19 @@ class DetrDatasetMapper:
             annotations = dataset_dict.pop("annotations")
             dataset_dict["instances"] = self._instances(annotations, transforms, pixels.shape[:2])
         return dataset_dict
+
+    def _augmented(self, augmented: T.AugInput, file_name: str) -> T.TransformList:
+        """Apply an augmentation list; DatasetError with the file's name where the picture's shape does not allow it."""
+        height, width = augmented.image.shape[:2]
+        try:
+            transforms = augmented.apply_augmentations(self._choose_augmentation())
+            empty = 0 in np.shape(augmented.image)
+        except (ValueError, AssertionError, ArithmeticError) as error:
+            reason = f"{one_line(error)} (--debug shows where)"
+            raise DatasetError(f"{file_name}: {width} x {height} pixels cannot be transformed: {reason}") from error
+        if empty:
+            raise DatasetError(f"{file_name}: of {width} x {height} pixels the transforms leave none")
+        return transforms
 
     def _choose_augmentation(self) -> list:
         if self.augmentation_with_crop is None or np.random.rand() < 0.5:

@@ -13,13 +13,13 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
 from torch.utils.data import Dataset
 
-from dinov2_detrex.data.check import check_source
+from dinov2_detrex.data.check import ObjectCounts, check_source
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
 from dinov2_detrex.data.source import DataSource, Document, expanded, is_there, read_source, split_path
@@ -27,6 +27,7 @@ from dinov2_detrex.runtime.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_STEM = 40  # characters, of up to four bytes; a file's name has 255
 PathLike = str | os.PathLike[str]
 
 
@@ -142,39 +143,61 @@ def usable_source(
     fills in what a JSON needs and they may not hold, such as the sizes of the images. A source is checked once as long
     as its files stay the same, so a run can ask for all its data sets before the first step.
     """
+    return used_source(source, check, skip_bad_images, classes_from).source
+
+
+class UsedSource(NamedTuple):
+    """The source that is loaded in place of another, with a `json_file`, and what the check counted in it.
+
+    Attributes:
+        source: as it is loaded.
+        objects: None for one that was not checked.
+    """
+
+    source: DataSource
+    objects: ObjectCounts | None
+
+
+def used_source(
+    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: PathLike | None = None
+) -> UsedSource:
+    """`usable_source`, and the counts of its objects."""
     if source.json_file and not check:
-        return source
+        return UsedSource(source, None)
     return _check_once(source, bool(skip_bad_images), None if classes_from is None else read_source(classes_from))
 
 
 @functools.lru_cache(maxsize=16)
-def _check_once(source: DataSource, skip_bad_images: bool, classes_from: DataSource | None) -> DataSource:
+def _check_once(source: DataSource, skip_bad_images: bool, classes_from: DataSource | None) -> UsedSource:
     report = check_source(source, skip_bad_images, classes_from)
     report.raise_if_harmful()
     if source.json_file and not report.harmless:
         logger.info(report.summary())
-        return source
+        return UsedSource(source, report.objects)
     repaired = _written(source, report.repaired)
     log = logger.warning if report.harmless else logger.info
     log("%s; used is the %s copy %s", report.summary(), "repaired" if report.harmless else "converted", repaired.path)
-    return repaired
+    return UsedSource(repaired, report.objects)
 
 
 def _written(source: DataSource, document: Document) -> DataSource:
-    """The document as a file of the user's cache, named by its content; many processes may call this at once."""
+    """The document as a file of the user's cache, named by its content; many processes may call this at once.
+
+    A file of that name with another content, say one that was cut short, is replaced.
+    """
     text = json.dumps(document).encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
     path = folder / f"{_file_stem(source.path)}-{hashlib.sha256(text).hexdigest()[:16]}.json"
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != text:
         with atomic_write(path) as file:
             file.write(text)
     return read_source(path, source.image_root)
 
 
 def _file_stem(path: str) -> str:
-    """The name of a file, or of a folder and its part, such as "cells-train"."""
+    """The name of a file, or of a folder and its part, such as "cells-train"; short enough to have more added."""
     location, split = split_path(path)
-    return Path(location).stem if split is None else f"{Path(location).resolve().name}-{split}"
+    return (Path(location).stem if split is None else f"{Path(location).resolve().name}-{split}")[:_LONGEST_STEM]
 
 
 def register(name: str, source: DataSource) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
+from dinov2_detrex.data.schema import read_categories, root_category, told_apart, with_lists
 
 SPLIT_MARK = "#"
 VALIDATION = ("val", "valid", "validation")  # how the part that is evaluated on is called; the first that is there
@@ -46,24 +47,42 @@ class DataSource:
 
     @property
     def classes(self) -> dict[int, str]:
-        """{category id: name}, with and without boxes, by ascending id: the order of the contiguous indices 0..C-1."""
-        return dict(_outline(replace(self, image_root=None))[0])
+        """{category id: name}, with and without boxes, by ascending id: the order of the contiguous indices 0..C-1.
+
+        Names that occur more than once have their ids added; a root category, see `root`, is none of them.
+        """
+        return dict(_outline(replace(self, image_root=None)).classes)
+
+    @property
+    def root(self) -> str | None:
+        """The name of a category above all classes that is none itself, see `root_category`; None without one."""
+        return _outline(replace(self, image_root=None)).root
 
     @property
     def num_images(self) -> int:
         """Number of images that are listed, with and without boxes."""
-        return _outline(replace(self, image_root=None))[1]
+        return _outline(replace(self, image_root=None)).num_images
+
+
+class _Outline(NamedTuple):
+    """What the properties of a source tell: ((id, name), ...) by ascending id, the root category, the images."""
+
+    classes: tuple[tuple[int, str], ...]
+    root: str | None
+    num_images: int
 
 
 @functools.lru_cache(maxsize=16)
-def _outline(source: DataSource) -> tuple[tuple[tuple[int, str], ...], int]:
-    """((id, name), ...) by ascending id, and the number of images; read once as long as the source stays the same."""
-    document = source.load()
-    try:
-        categories = sorted((entry["id"], entry["name"]) for entry in document["categories"])
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f"{source.path}: every category needs an integer id and a name ({error!r})") from error
-    return tuple(categories), len(document["images"])
+def _outline(source: DataSource) -> _Outline:
+    """Read once as long as the source stays the same; DatasetError for categories that are not as they should be."""
+    document = with_lists(source.load(), source.path)
+    reading = read_categories(document["categories"])
+    if reading.faults:
+        raise DatasetError(f"{source.path}: {reading.faults[0]}")
+    root = root_category(reading.entries, document.get("annotations", []))
+    classes = [entry for entry in reading.entries if root is None or entry["id"] != 0]
+    pairs = sorted((entry["id"], entry["name"]) for entry in told_apart(classes))
+    return _Outline(tuple(pairs), root, len(document["images"]))
 
 
 class DataFormat(NamedTuple):

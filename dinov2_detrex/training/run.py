@@ -78,7 +78,7 @@ def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool
     checkpoints = checkpoint.RunCheckpoints(options.output_dir, options.checkpointer.max_to_keep)
     saved = _find_saved(checkpoints) if resume else None
     try:
-        check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"))
+        check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"), cfg.model)
         if eval_only:
             evaluate_only(cfg, options, device, saved)
         else:

@@ -128,6 +128,7 @@ def test_a_file_damaged_within_ends_the_run_with_one_line_that_names_it(tmp_path
     coco = CocoFolder(tmp_path / "data")
     coco.document["categories"] = [{"id": 1, "name": "gnu"}]
     path = coco.add_image(1, file_name="torn.png", width=60, height=70)
+    coco.add_box([5, 5, 20, 20])
     coco.write()
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)

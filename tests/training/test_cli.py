@@ -230,11 +230,17 @@ def test_training_from_given_weights_starts_from_them_at_iteration_0(train):
     assert torch.equal(start["model"]["box.weight"], end["model"]["box.weight"]) and end["iteration"] == 0
 
 
-def test_weights_for_other_classes_give_all_but_the_class_sized_tensors_and_say_so(train, capfd):
+def test_weights_for_other_classes_give_all_but_the_class_sized_tensors_and_say_so(train, tiny_shapes, tmp_path, capfd):
+    document = json.loads((tiny_shapes / "annotations" / "instances_train.json").read_text())
+    document["categories"] += [{"id": 101, "name": "fourth"}, {"id": 102, "name": "fifth"}]
+    (tmp_path / "five.json").write_text(json.dumps(document))
+    data = [f"dataloader.{split}.dataset.json_file={tmp_path / 'five.json'}" for split in ("train", "test")]
+    data += ["dataloader.train.dataset.names=five", "dataloader.test.dataset.names=five_test"]
+    data += ["dataloader.test.dataset.image_root=${dataloader.train.dataset.image_root}", "train.eval_period=0"]
     _, first = train("first", *SHORT)
     capfd.readouterr()
     given = f"train.init_checkpoint={first}/model_final.pth"
-    assert train("second", "train.max_iter=1", "optimizer.lr=0", "model.num_classes=5", given)[0] == 0
+    assert train("second", "train.max_iter=1", "optimizer.lr=0", "model.num_classes=5", given, *data)[0] == 0
     out = capfd.readouterr().out
     assert "cls.weight" in out and "cls.bias" in out and "box.weight" not in out
     start, end = (checkpoint.read(f / "model_final.pth")["model"] for f in (first, first.parent / "second"))

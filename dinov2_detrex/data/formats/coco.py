@@ -5,7 +5,9 @@ import json
 import os
 
 from dinov2_detrex.data.errors import DatasetError
+from dinov2_detrex.data.schema import with_lists
 from dinov2_detrex.data.source import DataFormat, DataSource, Document, file_version
+from dinov2_detrex.runtime.garbage import collection_paused
 
 
 def detect(path: str) -> bool:
@@ -25,20 +27,17 @@ def read(path: str, image_root: str | None) -> DataSource:
 
 
 def read_document(path: str) -> Document:
-    """The JSON as a dict with at least the lists "images" and "categories".
+    """The JSON as a dict with at least the lists "images" and "categories"; its "annotations", if any, are one, too.
 
     Raises:
         DatasetError: it is no JSON, or not COCO's format.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8") as file, collection_paused():
         try:
             document = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path} is not valid JSON: {error}") from error
-    for key in ("images", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise DatasetError(f"{path} is not in COCO's format: it has no list {key!r}")
-    return document
+    return with_lists(document, path)
 
 
 FORMAT = DataFormat("COCO", detect, read)

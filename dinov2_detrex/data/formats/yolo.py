@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dinov2_detrex.data.errors import DatasetError
+from dinov2_detrex.data.errors import DatasetError, shown
 from dinov2_detrex.data.image_reading import upright_image_hw
 from dinov2_detrex.data.source import SPLIT_MARK, DataFormat, DataSource, Document, files_version
 
@@ -129,10 +129,10 @@ def read_description(file: Path) -> dict[str, Any]:
     """The mapping in a data.yaml; raises DatasetError for anything else."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError for dates and numbers that are none
         raise DatasetError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{file} must be a mapping with names, train and val, not {_short(content)}")
+        raise DatasetError(f"{file} must be a mapping with names, train and val, not {shown(content)}")
     return content
 
 
@@ -144,23 +144,18 @@ def class_names(description: dict[str, Any], file: Path) -> list[str]:
     """
     names, count = description.get("names"), description.get("nc")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        raise DatasetError(f"{file}: nc is {_short(count)}, not the number of classes")
+        raise DatasetError(f"{file}: nc is {shown(count)}, not the number of classes")
     if names is None and count is not None:
         return [f"class_{index}" for index in range(count)]
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
-            raise DatasetError(f"{file}: the keys of names must be 0 to {len(names) - 1}, not {_short(list(names))}")
+            raise DatasetError(f"{file}: the keys of names must be 0 to {len(names) - 1}, not {shown(list(names))}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
-        raise DatasetError(f"{file}: names is {_short(names)}, not a list of class names or a mapping from 0 on")
+        raise DatasetError(f"{file}: names is {shown(names)}, not a list of class names or a mapping from 0 on")
     if count is not None and count != len(names):
         raise DatasetError(f"{file}: nc is {count}, but there are {len(names)} names")
     return [str(name) for name in names]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -190,7 +185,7 @@ def _roots(description: dict[str, Any], file: Path) -> Iterator[Path]:
 def _located(value: Any, roots: list[Path], split: str, file: Path) -> Path:
     """The folder or list of images that one entry of the data.yaml means."""
     if not isinstance(value, str):
-        raise DatasetError(f"{file}: {split} is {_short(value)}, not a folder or file of images")
+        raise DatasetError(f"{file}: {split} is {shown(value)}, not a folder or file of images")
     moved = value.removeprefix("../")
     for root in roots:
         for relative in dict.fromkeys((value, moved)):

@@ -111,11 +111,11 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """(height, width) after scaling; the exact sides are rounded half up at the end."""
+        """(height, width) after scaling; the exact sides are rounded half up at the end, and 1 at least."""
         scale = short_edge_length / min(oldh, oldw)
         newh, neww = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
         shrink = min(1.0, max_size / max(newh, neww))
-        return int(newh * shrink + 0.5), int(neww * shrink + 0.5)
+        return max(1, int(newh * shrink + 0.5)), max(1, int(neww * shrink + 0.5))
 
 
 class ResizeScale(Augmentation):
