@@ -342,7 +342,8 @@ def _with_boxes_of_masks(annotations: list[dict], images: dict, report: DatasetR
         return annotations
     kept = []
     for annotation in annotations:
-        bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+        bbox: Any = annotation.get("bbox")
+        segmentation: Any = annotation.get("segmentation")
         image = images[annotation["image_id"]]
         where = f"annotation {shown(annotation.get('id'))} of image {image['id']} ({image['file_name']})"
         if not bbox and not segmentation:
@@ -432,7 +433,7 @@ def _other_changes(annotation: dict, report: DatasetReport) -> dict:
 
 def _with_ids(annotations: list[dict], report: DatasetReport) -> list[dict]:
     """Annotations with distinct ids from 1 on: the ones they have where those will do, else numbered anew."""
-    ids = [annotation.get("id") for annotation in annotations]
+    ids: list[Any] = [annotation.get("id") for annotation in annotations]
     if (
         set(map(type, ids)) <= {int}
         and len(set(ids)) == len(ids)

@@ -250,7 +250,7 @@ def read_annotations(annotations: list[Any], images: list[dict[str, Any]]) -> Re
 
 def _are_named(images: list[Any]) -> bool:
     """Whether the images' ids are names: all of them text, and not all of them numbers."""
-    ids = [entry.get("id") for entry in images if isinstance(entry, dict)]
+    ids: list[Any] = [entry.get("id") for entry in images if isinstance(entry, dict)]
     return bool(ids) and set(map(type, ids)) == {str} and not all(_NUMBER.fullmatch(number) for number in ids)
 
 

@@ -1,13 +1,13 @@
 """What is COCO's average precision (Lin et al. 2014) of boxes? `evaluate_boxes`, by hotcoco or by pycocotools.
 
-hotcoco gives pycocotools' tables of precisions to the bit in about a hundredth of its time (tests/evaluation). One
-case differs on purpose: pycocotools never finds an object whose annotation id is 0.
+hotcoco gives pycocotools' tables of precisions to the bit (tests/evaluation), of 120,000 boxes in about 1/85 of its time.
 """
 
 import contextlib
 import importlib.util
 import io
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -121,9 +121,10 @@ def evaluate_boxes(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
+    found: Any = evaluation.eval
     return BoxAP(
-        precision=evaluation.eval["precision"][..., -1],
-        recall=evaluation.eval["recall"],
+        precision=found["precision"][..., -1],
+        recall=found["recall"],
         iou_thresholds=np.asarray(evaluation.params.iouThrs),
         category_ids=[int(number) for number in evaluation.params.catIds],
         areas=list(evaluation.params.areaRngLbl),
@@ -151,9 +152,15 @@ def _needed(truth: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_process_with_threads: int | None = None  # that computed with hotcoco
+
+
 def _fits_hotcoco(truth: Mapping[str, Any]) -> bool:
+    """Whether hotcoco can do it here: its threads do not survive a fork, and the child would wait for them forever."""
+    if _process_with_threads not in (None, os.getpid()):
+        return False
     if importlib.util.find_spec("hotcoco") is None:
-        logger.info("evaluated by pycocotools; `pip install hotcoco` does the same in a hundredth of the time")
+        logger.info("evaluated by pycocotools; `pip install hotcoco` does the same in about 1/85 of the time")
         return False
     return all(isinstance(image["id"], int) for image in truth["images"])
 
@@ -161,6 +168,8 @@ def _fits_hotcoco(truth: Mapping[str, Any]) -> bool:
 def _hotcoco(truth: dict[str, Any], results: Sequence[Mapping[str, Any]]):
     from hotcoco import COCO, COCOeval  # pyright: ignore[reportMissingImports]  # with --no-deps it may be missing
 
+    global _process_with_threads
+    _process_with_threads = os.getpid()
     ground = COCO(truth)
     rows = [(r["image_id"], *r["bbox"], r["score"], r["category_id"]) for r in results]
     return COCOeval(ground, ground.load_res(np.array(rows, dtype=np.float64)), "bbox")

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import io
+import multiprocessing
+import sys
 
 import numpy as np
 import pytest
@@ -110,3 +112,16 @@ def test_recipes_name_the_evaluator_that_is_the_same_with_every_engine():
             "dinov2_detrex.evaluation.COCOEvaluator",
             "dinov2_detrex.evaluation.coco.COCOEvaluator",
         )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has threads")
+def test_a_forked_child_of_a_process_that_evaluated_gets_the_same_numbers():
+    truth, results = random_case(5)
+    here = evaluate_boxes(truth, results).precision  # from here on there are threads, which the child has not
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        there = pool.apply_async(_precision, (truth, results)).get(timeout=120)
+    assert np.array_equal(here, there)
+
+
+def _precision(truth: dict, results: list[dict]) -> np.ndarray:
+    return evaluate_boxes(truth, results).precision
