@@ -1,5 +1,6 @@
 """Shared by all tests: the engine's import order, the `fallback` marker, few threads."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -54,3 +55,16 @@ def sound_coco(coco):
     coco.add_box([5, 5, 20, 10], image_id=1, category_id=1)
     coco.add_box([10.5, 20, 30, 40.25], image_id=2, category_id=2)
     return coco.write()
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers():
+    """Handlers, levels and propagation of the packages' loggers are the same afterwards."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "detrex", "fvcore", "dinov2_detrex", "some_logger")]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+        logger.manager._clear_cache()

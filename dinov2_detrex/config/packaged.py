@@ -54,6 +54,7 @@ TARGETS = {
     "dinov2_detrex.data.DetrDatasetMapper",
     "dinov2_detrex.data.TrainLoader",
     "dinov2_detrex.data.coco_dataset_dicts",
+    "dinov2_detrex.evaluation.COCOEvaluator",
 }
 _CLASS = re.compile(rf"({'|'.join(map(re.escape, CLASSES_OF))})\.[A-Z]\w*", re.ASCII)
 _TARGET = "_target_"

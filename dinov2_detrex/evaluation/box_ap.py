@@ -1,6 +1,7 @@
 """What is COCO's average precision (Lin et al. 2014) of boxes? `evaluate_boxes`, by hotcoco or by pycocotools.
 
-hotcoco gives pycocotools' tables of precisions to the bit (tests/evaluation), of 120,000 boxes in about 1/85 of its time.
+hotcoco gives pycocotools' tables of precisions to the bit (tests/evaluation), those of 120,000 boxes in about 1/85 of
+its time.
 """
 
 import contextlib

@@ -24,16 +24,3 @@ def logged():
     for logger, handler, level in collected:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-@pytest.fixture
-def restored_loggers():
-    """Handlers, levels and propagation of the packages' loggers are the same afterwards."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "detrex", "fvcore", "dinov2_detrex", "some_logger")]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, handlers, level, propagate in before:
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
-        logger.manager._clear_cache()

@@ -5,8 +5,6 @@ import logging
 import pytest
 from detectron2.utils.logger import create_small_table, log_every_n, log_first_n, setup_logger
 
-pytestmark = pytest.mark.usefixtures("restored_loggers")
-
 
 def test_lines_go_to_stdout_and_to_the_file_of_the_folder(tmp_path, capsys):
     logger = setup_logger(str(tmp_path), name="some_logger")

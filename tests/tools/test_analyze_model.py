@@ -204,7 +204,7 @@ def test_tool_prints_the_parts_of_a_recipe_without_its_weights(analyze):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [(("modle.x=1",), "modle"), (("--size", "0", "5"), "0 x 5"), (("model.embed_dim=33",), "33 must be even")],
+    [(("modle.x=1",), "modle"), (("--size", "0", "5"), "--size"), (("model.embed_dim=33",), "33 must be even")],
 )
 def test_tool_answers_a_mistake_with_one_line(analyze, arguments, message):
     status, output, errors = analyze("--config-file", RECIPE, *arguments)

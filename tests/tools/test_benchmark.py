@@ -58,7 +58,7 @@ def test_windows_are_measured_at_the_sizes_asked_for(measure):
     [
         (("step", "modle.x=1"), "modle"),
         (("step", "--config-file", "absent.py"), "absent.py"),
-        (("losses", "--repeats", "0"), "repeats=0"),
+        (("losses", "--repeats", "0"), "--repeats"),
         (("windows", "--model", "vit_smal_patch14_dinov2"), "vit_small_patch14_dinov2"),
     ],
 )

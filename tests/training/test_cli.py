@@ -304,7 +304,7 @@ def test_resuming_with_another_model_is_refused_with_a_name(train, capfd):
         (("optimizer._target_=torch.optim.SGD",), ["another optimizer than SGD", "no dampening, ", "momentum"]),
         (("optimizer.params.weight_decay_norm=null",), ["has 2 parameter groups", "config's has 1 of"]),
         (("train.max_iter=1",), ["has 2 iterations behind it", "train.max_iter=1"]),
-        (("model.num_classes=5",), ["another model"]),
+        (("model.num_classes=5",), ["model.num_classes=5", "3 classes"]),
     ],
 )
 def test_a_state_that_is_not_this_configs_is_one_line_and_nothing_is_written_over(train, capfd, options, words):
