@@ -62,6 +62,8 @@ def run_tool(tool: Callable[[list[str]], int | None], argv: Sequence[str] | None
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     silence_detrex()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         status = _ending(tool, argv)
         sys.stdout.flush()
@@ -198,6 +200,49 @@ def load_config(args: argparse.Namespace):
 
     take_config(args)
     return load(args.config_file, args.overrides)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """A data set, by its paths or as a config has it, for `load_parts`."""
+    add_config_arguments(parser, metavar="PATH|key=value")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="where a JSON's images lie, if they are not found beside it"
+    )
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser, forms: str, default: str | None = None) -> None:
+    """The form, place and images of a data set that a command writes."""
+    said = f" (default: {default})" if default else ""
+    parser.add_argument("--to", required=not default, default=default, metavar="FORM", help=f"{forms}{said}")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--images", choices=("link", "copy"), default="link", help="symbolic links (default) or copies")
+
+
+def load_parts(args: argparse.Namespace):
+    """{part: DataSource} of what `add_data_arguments` asked for: all parts at the paths, or those of the config.
+
+    Raises:
+        UsageError: there are neither paths nor a config, or both.
+    """
+    paths, args.overrides = split_words(args.overrides, os.path.exists)
+    if bool(paths) == bool(args.config_file):
+        raise UsageError("name a data set as PATH or with --config-file FILE, one of the two")
+    if args.config_file:
+        from dinov2_detrex.training.datasets import configured_parts
+
+        return configured_parts(load_config(args))
+    if args.overrides:
+        raise UsageError(f"{args.overrides[0]}: without --config-file FILE there is nothing to override")
+
+    from dinov2_detrex.data.parts import parts_of
+
+    return parts_of(paths, args.image_root)
+
+
+def split_words(words: Sequence[str], is_value: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """(values, overrides) of a config in words of both kinds; what is there as a file is none of the latter."""
+    values = [word for word in words if is_value(word) or not OVERRIDE.match(word)]
+    return values, [word for word in words if word not in values]
 
 
 # -------------------------------------------------------------------------------------------------------- commands

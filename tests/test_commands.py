@@ -15,7 +15,17 @@ from dinov2_detrex.runtime.errors import UsageError, UserError
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "tools").glob("*.py"))
 RECIPE = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
-TAKE_CONFIGS = ("train", "predict --weights absent.pth absent.png", "draw", "analyze", "data show", "benchmark step")
+TAKE_CONFIGS = (
+    "train",
+    "predict --weights absent.pth absent.png",
+    "draw",
+    "analyze",
+    "data show",
+    "data check",
+    "data split --output-dir absent",
+    "data stats",
+    "benchmark step",
+)
 
 HELP_OF_ALL = """
 import importlib, sys
@@ -127,7 +137,10 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
     assert cli.main(["--help"]) == 0 and "count-words  Count words." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words, hint", [(["trian"], "did you mean train?"), (["data", "x"], "there are shapes, show")])
+@pytest.mark.parametrize(
+    "words, hint",
+    [(["trian"], "did you mean train?"), (["data", "x"], "there are check, convert, shapes, show, split, stats")],
+)
 def test_an_unknown_command_is_answered_with_near_ones_or_all(words, hint, capsys):
     assert cli.main(words) == 2
     assert hint in one_error_line(capsys)

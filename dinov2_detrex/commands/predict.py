@@ -2,14 +2,11 @@
 
 import argparse
 import os
-import re
 from pathlib import Path
 
-from dinov2_detrex.cli import SHARE, add_config_arguments, load_config
+from dinov2_detrex.cli import SHARE, add_config_arguments, load_config, split_words
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.openmp import yield_when_busy
-
-_OVERRIDE = re.compile(r"(\+\+?)?[A-Za-z_][\w.]*=|~[A-Za-z_]")  # how one begins
 
 
 def add_arguments(parser):
@@ -22,8 +19,8 @@ def add_arguments(parser):
 
 @yield_when_busy()
 def run(args):
-    pictures = [word for word in args.overrides if os.path.isfile(word) or not _OVERRIDE.match(word)]
-    args.overrides = [word for word in args.overrides if word not in pictures] + args.opts
+    pictures, overrides = split_words(args.overrides, os.path.isfile)
+    args.overrides = overrides + args.opts
     if not pictures:
         raise UsageError("no picture was given (--help shows the flags)")
 

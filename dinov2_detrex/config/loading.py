@@ -17,6 +17,7 @@ from dinov2_detrex.config.schema import Section, completed, is_section, refused_
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.config.yaml_files import check_yaml
 from dinov2_detrex.data.loader import name_own_loader
+from dinov2_detrex.data.source import each_read_once
 from dinov2_detrex.runtime.errors import UsageError, nearest_names
 from dinov2_detrex.runtime.packages import CONFIG, is_package
 
@@ -27,6 +28,7 @@ ONLY_DETREX = ("lr_backbone_names", "lr_linear_proj_names")  # of some of its re
 FAST_DEV_RUN = {"max_iter": 20, "eval_period": 10, "log_period": 1}
 
 
+@each_read_once()
 def load(config_file: str, overrides: list[str]) -> DictConfig:
     """The config that a command line describes, with `train` (and `schedule`) as typed sections.
 

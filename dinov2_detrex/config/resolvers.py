@@ -8,7 +8,9 @@ import math
 
 from omegaconf import OmegaConf
 
-from dinov2_detrex.data.source import VALIDATION, count_classes, count_images, is_there, part_of
+from dinov2_detrex.data.errors import DatasetError
+from dinov2_detrex.data.folders import VALIDATION
+from dinov2_detrex.data.source import Paths, count_classes, count_images, is_there
 
 NAMESPACE = "d2d"  # of dinov2_detrex
 
@@ -95,31 +97,47 @@ def warmup_share(warmup_iters: int, max_iter: int) -> float:
     return min(warmup_iters / max_iter, 0.5)
 
 
-def classes_in(json_file: str, otherwise: int) -> int:
+def classes_in(json_file: Paths, otherwise: int) -> int:
     """`${d2d.classes_in:path,n}`: categories that a data set defines; n as long as its annotations are not there."""
     return count_classes(json_file) if is_there(json_file) else otherwise
 
 
-def images_in(json_file: str, otherwise: int) -> int:
+def images_in(json_file: Paths, otherwise: int) -> int:
     """`${d2d.images_in:path,n}`: images that a data set lists; n as long as its annotations are not there."""
     return count_images(json_file) if is_there(json_file) else otherwise
 
 
-def train_part(folder: str | None, otherwise: str) -> str:
-    """`${d2d.train_part:folder,file}`: `FOLDER#train`, the part of a folder to train on; the file where none is given.
+def train_part(folder: Paths | None, otherwise: str, held_out: float | None = None, seed: int = 0) -> str | list[str]:
+    """`${d2d.train_part:folder,file,0.2,0}`: `FOLDER#train`, the part of a folder to train on, or of each of a list.
+
+    Args:
+        folder: of one data set, or several that are joined; None for the file.
+        otherwise: the file.
+        held_out: a fraction of the images to leave to `val_part`, where the folder has no part for validation.
+        seed: of what is held out.
 
     Raises:
-        DatasetError: the folder is there and has no such part.
+        DatasetError: the folder is there and has no such part, or one for validation beside `held_out`.
     """
-    return part_of(folder, "train") if folder else otherwise
+    return _part(folder, otherwise, held_out, seed, ("train",))
 
 
-def val_part(folder: str | None, otherwise: str) -> str:
-    """`${d2d.val_part:folder,file}`: likewise the part to evaluate on, named val, valid or validation."""
-    return part_of(folder, *VALIDATION) if folder else otherwise
+def val_part(folder: Paths | None, otherwise: str, held_out: float | None = None, seed: int = 0) -> str | list[str]:
+    """`${d2d.val_part:folder,file,0.2,0}`: likewise the part to evaluate on, named val, valid or validation."""
+    return _part(folder, otherwise, held_out, seed, VALIDATION)
 
 
-def unless(given: str | None, otherwise: str) -> str | None:
+def _part(folder: Paths | None, otherwise: str, held_out: float | None, seed: int, names: tuple[str, ...]):
+    if held_out is not None and not folder:
+        raise DatasetError(f"data.split={held_out} splits the folder of data.path=FOLDER, which is not given")
+    if not folder:
+        return otherwise
+    from dinov2_detrex.data.parts import part_of, share_of
+
+    return part_of(folder, *names) if held_out is None else share_of(folder, held_out, seed, names == VALIDATION)
+
+
+def unless(given: Paths | None, otherwise: str) -> str | None:
     """`${d2d.unless:given,value}`: the value, or None where something is given in its place."""
     return None if given else otherwise
 

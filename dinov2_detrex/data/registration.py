@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,23 +22,32 @@ from torch.utils.data import Dataset
 from dinov2_detrex.data.check import ObjectCounts, check_source
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
 from dinov2_detrex.data.paths import datasets_root
-from dinov2_detrex.data.source import DataSource, Document, expanded, is_there, read_source, split_path
+from dinov2_detrex.data.source import (
+    DataSource,
+    Document,
+    PathLike,
+    Paths,
+    as_paths,
+    expanded,
+    is_there,
+    read_source,
+    split_path,
+)
 from dinov2_detrex.runtime.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_STEM = 40  # characters, of up to four bytes; a file's name has 255
-PathLike = str | os.PathLike[str]
 
 
 def coco_dataset_dicts(
     names: str,
-    json_file: PathLike | None = None,
+    json_file: Paths | None = None,
     image_root: PathLike | None = None,
     filter_empty: bool = True,
     check: bool = False,
     skip_bad_images: bool = False,
-    classes_from: PathLike | None = None,
+    classes_from: Paths | None = None,
     if_missing: str = "",
 ) -> list[dict[str, Any]] | Dataset[Any]:
     """Register a data set under `names`, if it is not yet, and return its records.
@@ -46,7 +55,7 @@ def coco_dataset_dicts(
     Args:
         names: the data set's name, as `dataloader.evaluator.dataset_name` refers to it.
         json_file: its instances JSON, or the annotations of another known format (`data/formats/`), with `#split` for
-            a part of a folder; None for a name that detectron2 or the caller has registered.
+            a part of a folder; several are joined; None for a name that detectron2 or the caller has registered.
         image_root: the folder that its file names are relative to; None likewise, or where the format says it.
         filter_empty: leave out images without an object that is not a crowd; False for evaluation.
         check: look for what is wrong with the data first, see `check_source`. What is harmless is repaired, in a
@@ -80,7 +89,7 @@ def class_names_of(dataset_name: str) -> list[str]:
 
 
 def find_source(
-    name: str, path: PathLike | None = None, image_root: PathLike | None = None, if_missing: str = ""
+    name: str, path: Paths | None = None, image_root: PathLike | None = None, if_missing: str = ""
 ) -> DataSource | None:
     """The source of a data set: at the paths, or where it is registered without them.
 
@@ -95,13 +104,14 @@ def find_source(
         path, image_root = registered_paths(name)
         if not path or "://" in f"{path}{image_root}":
             return None
-    path, image_root = expanded(path), expanded(image_root)
-    if path is not None:
-        _require_files(name, path, image_root, if_missing)
-        source = read_source(path, image_root)
+    paths, image_root = as_paths(path), expanded(image_root)
+    if paths:
+        _require_files(name, paths, image_root, if_missing)
+        source = read_source(paths, image_root)
         if source.image_root is not None:
             return source
-    raise DatasetError(f"data set {name!r}: json_file={path!r}, image_root={image_root!r}; both are needed")
+    given = paths[0] if len(paths) == 1 else list(paths) or None
+    raise DatasetError(f"data set {name!r}: json_file={given!r}, image_root={image_root!r}; both are needed")
 
 
 def source_in_config(cfg_dataset: Mapping[str, Any], name: str) -> DataSource | None:
@@ -116,12 +126,12 @@ def registered_paths(name: str) -> tuple[str | None, str | None]:
     return getattr(metadata, "json_file", None), getattr(metadata, "image_root", None)
 
 
-def _require_files(name: str, path: str, image_root: str | None, if_missing: str) -> None:
-    missing = [] if is_there(path) else [split_path(path)[0]]
+def _require_files(name: str, paths: Sequence[str], image_root: str | None, if_missing: str) -> None:
+    missing = [split_path(path)[0] for path in paths if not is_there(path)]
     missing += [image_root] if image_root and not os.path.isdir(image_root) else []
     if missing:
-        advice = if_missing or f"needed are the annotations {path} and the image folder {image_root}"
-        where = f"; {_where_data_sets_lie()}" if Path(path).is_relative_to(datasets_root()) else ""
+        advice = if_missing or f"needed are the annotations {' + '.join(paths)} and the image folder {image_root}"
+        where = f"; {_where_data_sets_lie()}" if Path(paths[0]).is_relative_to(datasets_root()) else ""
         raise DatasetNotFoundError(f"data set {name!r}: {' and '.join(missing)} not found; {advice}{where}")
 
 
@@ -135,7 +145,7 @@ def _where_data_sets_lie() -> str:
 
 
 def usable_source(
-    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: PathLike | None = None
+    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: Paths | None = None
 ) -> DataSource:
     """The source to load, with a `json_file`: the given one, or one of a repaired or converted copy in the cache.
 
@@ -159,7 +169,7 @@ class UsedSource(NamedTuple):
 
 
 def used_source(
-    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: PathLike | None = None
+    source: DataSource, check: bool = False, skip_bad_images: bool = False, classes_from: Paths | None = None
 ) -> UsedSource:
     """`usable_source`, and the counts of its objects."""
     if source.json_file and not check:
@@ -195,7 +205,10 @@ def _written(source: DataSource, document: Document) -> DataSource:
 
 
 def _file_stem(path: str) -> str:
-    """The name of a file, or of a folder and its part, such as "cells-train"; short enough to have more added."""
+    """The name of a file, or of a folder and its part, such as "cells-train"; of the last where several are joined.
+
+    Short enough to have more added.
+    """
     location, split = split_path(path)
     return (Path(location).stem if split is None else f"{Path(location).resolve().name}-{split}")[:_LONGEST_STEM]
 

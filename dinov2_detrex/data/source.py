@@ -3,25 +3,35 @@
     source = read_source("train.json", "images")
     source.classes, source.num_images, source.load()
     read_source("folder#train")  # one part of a folder that holds several
+    read_source(["a#train", "b#train"])  # several as one, where their classes agree
+    read_source("folder#train@held-out-0.2-seed-0")  # a fifth of a part; `@without-0.2-seed-0` is the rest
 
 What can be read is said by the files in `formats/`, one format each, and by `register_format`.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinov2_detrex.data.errors import DatasetError, DatasetNotFoundError
+from dinov2_detrex.data.joining import Member, common_folder, join_documents
 from dinov2_detrex.data.schema import read_categories, root_category, told_apart, with_lists
+from dinov2_detrex.data.splitting import select, split_images
 
 SPLIT_MARK = "#"
-VALIDATION = ("val", "valid", "validation")  # how the part that is evaluated on is called; the first that is there
+_SHARE = re.compile(r"@(without|held-out)-([0-9.e-]+)-seed-(\d+)$")  # behind the mark and the name of a part, if any
+PathLike = str | os.PathLike[str]
+Paths = PathLike | Sequence[PathLike]  # one data set, or several that are joined
 Document = dict[str, Any]  # an instances document in COCO's form: the lists "images", "annotations", "categories"
 
 
@@ -37,6 +47,7 @@ class DataSource:
             "categories" (id, name); boxes are XYWH in pixels. `check_source` says what is wrong with it and fills in
             what may be missing.
         json_file: where that document lies as a file, if the data set is in COCO's format itself.
+        form: the name of its format, for messages; `read_source` fills it in.
     """
 
     path: str
@@ -44,6 +55,7 @@ class DataSource:
     version: tuple[int, ...]
     load: Callable[[], Document] = field(compare=False)
     json_file: str | None = None
+    form: str = ""
 
     @property
     def classes(self) -> dict[int, str]:
@@ -85,6 +97,22 @@ def _outline(source: DataSource) -> _Outline:
     return _Outline(tuple(pairs), root, len(document["images"]))
 
 
+class Writer(NamedTuple):
+    """How a data set is written in a format; `conversion.py` calls it and brings the images.
+
+    Attributes:
+        image_folder: (part) -> the folder of its images, below that of the data set.
+        flat: whether the images lie right in that folder, instead of in folders below it as well.
+        write: (folder, {part: document}) -> what the format has no place for, counted. The documents are in COCO's
+            form, sound, with boxes within their images and file names relative to the image folder. The part "" is
+            that of a single set.
+    """
+
+    image_folder: Callable[[str], str]
+    flat: bool
+    write: Callable[[Path, dict[str, Document]], Counter]
+
+
 class DataFormat(NamedTuple):
     """How data sets of one format are recognised and read.
 
@@ -95,12 +123,14 @@ class DataFormat(NamedTuple):
             `splits` it is given the name of one of them, or None, as the third argument.
         splits: the names of the parts at a path, e.g. ["train", "val"]; [] where it is a single set. None for a format
             that has no such parts.
+        writer: how it is written; None for a format that is only read.
     """
 
     name: str
     detect: Callable[[str], bool]
     read: Callable[..., DataSource]
     splits: Callable[[str], list[str]] | None = None
+    writer: Writer | None = None
 
 
 _registered: dict[str, DataFormat] = {}
@@ -109,6 +139,7 @@ _registered: dict[str, DataFormat] = {}
 def register_format(data_format: DataFormat) -> None:
     """Make a format of one's own known, e.g. in a config file; it is asked before the package's."""
     _registered[data_format.name] = data_format
+    (_memory.get() or {}).clear()
 
 
 def known_formats() -> list[DataFormat]:
@@ -124,27 +155,118 @@ def _package_formats() -> tuple[DataFormat, ...]:
     return tuple(importlib.import_module(f"dinov2_detrex.data.formats.{name}").FORMAT for name in names)
 
 
-def read_source(path: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None) -> DataSource:
+# ------------------------------------------------------------------------------------------- from a path to a source
+
+_memory: ContextVar[dict | None] = ContextVar("sources that a block has read", default=None)
+
+
+@contextlib.contextmanager
+def each_read_once() -> Iterator[None]:
+    """Within the block, and this thread, a path is looked at once: what changes there meanwhile is not seen.
+
+    For what asks for the same sources many times over and must get the same answers, such as resolving a config: one
+    look at a folder of 20,000 files costs most of a second.
+    """
+    if _memory.get() is not None:
+        yield
+        return
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def remembered(function):
+    """Within `each_read_once`, the answer that it gave to the same arguments in the same working directory."""
+
+    @functools.wraps(function)
+    def ask(path: Paths, *others):
+        memory = _memory.get()
+        if memory is None:
+            return function(path, *others)
+        key = function.__name__, as_paths(path), *others, os.getcwd()
+        if key not in memory:
+            memory[key] = function(path, *others)
+        return memory[key]
+
+    return ask
+
+
+def read_source(path: Paths, image_root: PathLike | None = None) -> DataSource:
     """The data set at a path, by the first format that recognises it.
 
     Args:
-        path: a file or folder of annotations, or `PATH#split` for one part of it; `~` is the home folder.
+        path: a file or folder of annotations, or `PATH#split` for one part of it; `~` is the home folder. Several are
+            joined, see `joining.py`; then their images are named relative to the folder that all of them lie in.
         image_root: the folder that the images' file names are relative to, where the format does not say itself.
 
     Raises:
         DatasetNotFoundError: nothing is there.
-        DatasetError: it is of no known format, has no such part, or has several of which none is named.
+        DatasetError: it is of no known format or of two, has no such part, or has several of which none is named.
     """
-    given = expanded(path)
-    if given is None:
+    return _read(path, expanded(image_root))
+
+
+@remembered
+def _read(path: Paths, image_root: str | None) -> DataSource:
+    paths = as_paths(path)
+    if not paths:
         raise DatasetNotFoundError("no annotations are given (data.train.json=...)")
-    location, split = split_path(given)
-    data_format, root = format_of(location), expanded(image_root)
-    if data_format.splits is not None:
-        return data_format.read(location, root, _one_split(given, split, data_format.splits(location)))
-    if split is not None:
-        raise DatasetError(f"{given}: {location} is of the format {data_format.name}, which has no part {split!r}")
-    return data_format.read(location, root)
+    sources = [_read_one(one, image_root) for one in paths]
+    return sources[0] if len(sources) == 1 else _joined(sources)
+
+
+def _read_one(path: str, image_root: str | None) -> DataSource:
+    location, split = split_path(path)
+    data_format = format_of(location)
+    share = _SHARE.search(split or "")
+    part = (split or "").removesuffix(share[0] if share else "") or None
+    there = data_format.splits(location) if data_format.splits else []
+    if part is not None and not there and (data_format.splits is None or os.path.isfile(location)):
+        raise DatasetError(f"{path}: {location} is of the format {data_format.name}, which has no part {part!r}")
+    split_arguments = [] if data_format.splits is None else [_one_split(path, part, there)]
+    source = data_format.read(location, image_root, *split_arguments)
+    source = replace(source, form=source.form or data_format.name)
+    return source if share is None else _share_of(source, path, share)
+
+
+def _share_of(source: DataSource, path: str, share: re.Match[str]) -> DataSource:
+    """What is held out of a source, or the rest."""
+    held_out, fraction, seed = share[1] == "held-out", fraction_of(share[2]), int(share[3])
+    load = functools.partial(_load_share, source.load, held_out, fraction, seed)
+    return replace(source, path=path, load=load, json_file=None)
+
+
+def _load_share(load: Callable[[], Document], held_out: bool, fraction: float, seed: int) -> Document:
+    document = load()
+    return select(document, split_images(document, [1 - fraction, fraction], seed)[held_out])
+
+
+def fraction_of(value: object) -> float:
+    """A number between 0 and 1, given as such or as text; a DatasetError for anything else."""
+    try:
+        fraction = float(value)  # pyright: ignore[reportArgumentType]  what it cannot take is the error
+    except (TypeError, ValueError):
+        fraction = 0.0
+    if not 0 < fraction < 1:
+        raise DatasetError(f"{value!r} is no fraction of a data set to hold out: it lies between 0 and 1, as 0.2 does")
+    return fraction
+
+
+def _joined(sources: Sequence[DataSource]) -> DataSource:
+    roots = [source.image_root for source in sources if source.image_root is not None]
+    return DataSource(
+        path=" + ".join(source.path for source in sources),
+        image_root=common_folder(roots) if len(roots) == len(sources) else None,
+        version=tuple(number for source in sources for number in source.version),
+        load=functools.partial(_load_joined, tuple(sources)),
+        form=", ".join(dict.fromkeys(source.form for source in sources)),
+    )
+
+
+def _load_joined(sources: Sequence[DataSource]) -> Document:
+    return join_documents([Member(source.path, source.image_root or "", source.load()) for source in sources])
 
 
 def _one_split(path: str, split: str | None, there: list[str]) -> str | None:
@@ -159,14 +281,21 @@ def _one_split(path: str, split: str | None, there: list[str]) -> str | None:
 
 
 def format_of(path: str) -> DataFormat:
-    """The first format that recognises a file or folder; see `read_source` for the errors."""
+    """The format that recognises a file or folder, one's own before the package's; see `read_source` for the errors."""
     if not os.path.exists(path):
         raise DatasetNotFoundError(f"{path} is not there; the annotations of a data set are expected")
-    for data_format in known_formats():
+    for data_format in _registered.values():
         if data_format.detect(path):
             return data_format
-    names = ", ".join(data_format.name for data_format in known_formats())
-    raise DatasetError(f"{path} is of no known format; known are: {names}")
+    found = [data_format for data_format in _package_formats() if data_format.detect(path)]
+    if len(found) > 1:
+        names = " and ".join(data_format.name for data_format in found)
+        raise DatasetError(f"{path} has annotations in the formats {names}; leave those of one of them there")
+    if not found:
+        names = ", ".join(data_format.name for data_format in known_formats())
+        empty = "an empty folder" if os.path.isdir(path) and not os.listdir(path) else "of no known format"
+        raise DatasetError(f"{path} is {empty}; known are: {names}")
+    return found[0]
 
 
 def split_path(path: str) -> tuple[str, str | None]:
@@ -177,34 +306,22 @@ def split_path(path: str) -> tuple[str, str | None]:
     return location, split
 
 
-def is_there(path: str | os.PathLike[str] | None) -> bool:
-    """Whether the file or folder of a path, with or without the name of a split, exists."""
-    given = expanded(path)
-    return given is not None and os.path.exists(split_path(given)[0])
+def is_there(path: Paths | None) -> bool:
+    """Whether the files or folders of all paths, with or without the name of a split, exist; False for no path."""
+    paths = as_paths(path)
+    return bool(paths) and all(os.path.exists(split_path(one)[0]) for one in paths)
 
 
-def part_of(folder: str | os.PathLike[str], *names: str) -> str:
-    """`FOLDER#name` for the first of the names that is a part of the folder; of the first where no folder is there yet.
-
-    Raises:
-        DatasetError: the folder has no such part, or is of a format or form without parts.
-    """
-    location = expanded(folder) or ""
-    if not os.path.exists(location):
-        return f"{location}{SPLIT_MARK}{names[0]}"
-    data_format = format_of(location)
-    there = data_format.splits(location) if data_format.splits else []
-    for name in names:
-        if name in there:
-            return f"{location}{SPLIT_MARK}{name}"
-    found = f"its parts are {', '.join(there)}" if there else f"it is a single set of the format {data_format.name}"
-    raise DatasetError(
-        f"{location} has no part named {' or '.join(names)}: {found}; name what to use with data.train.json="
-        f"{location}{SPLIT_MARK}PART and data.val.json=PATH{SPLIT_MARK}PART"
-    )
+# ------------------------------------------------------------------------------------------------------------- paths
 
 
-def expanded(path: str | os.PathLike[str] | None) -> str | None:
+def as_paths(path: Paths | None) -> tuple[str, ...]:
+    """One path or several, with `~` as the home folder; () for none."""
+    several = [path] if isinstance(path, str | os.PathLike) else path or ()
+    return tuple(text for one in several if (text := expanded(one)))
+
+
+def expanded(path: PathLike | None) -> str | None:
     """With `~` as the home folder, which a shell leaves as it is in `data.train.json=~/my.json`; None for ""."""
     return os.path.expanduser(os.fspath(path)) if path else None
 
@@ -226,17 +343,17 @@ def files_version(paths: Iterable[str]) -> tuple[int, ...]:
     return (int.from_bytes(digest.digest()[:8], "big"),)
 
 
-def class_names_by_id(path: str | os.PathLike[str]) -> dict[int, str]:
+def class_names_by_id(path: Paths) -> dict[int, str]:
     """{category id: name} of a data set, by ascending id: the order of the contiguous indices 0..C-1."""
     return read_source(path).classes
 
 
-def count_classes(path: str | os.PathLike[str]) -> int:
+def count_classes(path: Paths) -> int:
     """Number of categories that a data set defines, with and without boxes."""
     return len(read_source(path).classes)
 
 
-def count_images(path: str | os.PathLike[str]) -> int:
+def count_images(path: Paths) -> int:
     """Number of images that a data set lists, with and without boxes.
 
     Raises:
@@ -244,5 +361,5 @@ def count_images(path: str | os.PathLike[str]) -> int:
     """
     count = read_source(path).num_images
     if not count:
-        raise DatasetError(f"{os.fspath(path)} lists no images")
+        raise DatasetError(f"{' + '.join(as_paths(path))} lists no images")
     return count

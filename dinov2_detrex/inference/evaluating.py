@@ -6,7 +6,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.config.overrides import known_keys
-from dinov2_detrex.data.source import VALIDATION, class_names_by_id, is_there, part_of, split_path
+from dinov2_detrex.data.folders import VALIDATION
+from dinov2_detrex.data.parts import part_of
+from dinov2_detrex.data.source import class_names_by_id, is_there, split_path
 from dinov2_detrex.inference.packaging import AVERAGED, choose_weights, find_run
 from dinov2_detrex.inference.predictor import classes_of_checkpoint
 from dinov2_detrex.runtime.errors import UsageError, UserError
@@ -70,7 +72,7 @@ def _with_part(data: str) -> str:
     if not is_there(data):
         raise UserError(f"--data {data} is not there")
     location, part = split_path(data)
-    return part_of(data, *VALIDATION) if part is None and Path(location).is_dir() else data
+    return str(part_of(data, *VALIDATION)) if part is None and Path(location).is_dir() else data
 
 
 def _require_classes(path: str, checkpoint: Path, cfg: DictConfig) -> None:

@@ -1,7 +1,7 @@
 """Are the data sets of a config there, and sound? Asked before the model is built, and answered in one line."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -9,10 +9,11 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
+from dinov2_detrex import evaluation
 from dinov2_detrex.data.check import ObjectCounts
 from dinov2_detrex.data.errors import DatasetError, one_line_of
 from dinov2_detrex.data.registration import class_names_of, coco_dataset_dicts, source_in_config, used_source
-from dinov2_detrex.data.source import DataSource, format_of, read_source, split_path
+from dinov2_detrex.data.source import SPLIT_MARK, DataSource, each_read_once, read_source
 from dinov2_detrex.runtime.errors import UserError, nearest_names
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,11 @@ _SHOWN_CLASSES = 10
 CHECK_OPTIONS = ("check", "skip_bad_images", "classes_from")  # arguments of a config's data set that ask for checks
 
 
+EVALUATORS = (COCOEvaluator, evaluation.COCOEvaluator)  # one class, unless the real detectron2 is installed
 _EVALUATED_PER_CLASS = 100  # COCO's own limit, where an evaluator names none
 
 
+@each_read_once()
 def check_datasets(
     cfg_dataloader: DictConfig, splits: Sequence[str] = ("train", "test"), cfg_model: DictConfig | None = None
 ) -> None:
@@ -122,22 +125,46 @@ def _limits(
         if isinstance(value, int) and not (key == "dn_number" and value <= 0):  # 0: no denoising is wanted
             yield f"model.{key}", value, objects.in_fullest_image
     evaluator = cfg_dataloader.get("evaluator")
-    if split != "train" and isinstance(evaluator, DictConfig) and _target(evaluator) is COCOEvaluator:
+    if split != "train" and isinstance(evaluator, DictConfig) and _target(evaluator) in EVALUATORS:
         limit = evaluator.get("max_dets_per_image") or _EVALUATED_PER_CLASS
         yield "dataloader.evaluator.max_dets_per_image", limit, objects.in_fullest_class
 
 
 def _log_parts(found: dict[str, DataSource]) -> None:
     """One line about what was found where folders were asked for their parts; nothing where files were named."""
-    parts = {use: source for use, source in found.items() if split_path(source.path)[1] is not None}
-    if not parts:
-        return
+    parts = {use: source for use, source in found.items() if SPLIT_MARK in source.path}
+    if parts:
+        logger.info("found %s", describe_parts(parts))
+
+
+def describe_parts(parts: Mapping[str, DataSource]) -> str:
+    """What was found, in one line: the format, each part with its number of images, the classes of the first.
+
+    Args:
+        parts: by what each is used for or called.
+    """
     first = next(iter(parts.values()))
-    counts = [f"{use} {source.path}: {source.num_images} images" for use, source in parts.items()]
-    names = list(first.classes.values())
+    counts = [f"{use} {source.path}: {source.num_images} images".strip() for use, source in parts.items()]
+    names = list(map(str, first.classes.values()))
     shown = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
-    form = format_of(split_path(first.path)[0]).name
-    logger.info("found data of the format %s: %s; %d classes: %s", form, "; ".join(counts), len(names), shown)
+    return f"data of the format {first.form}: {'; '.join(counts)}; {len(names)} classes: {shown}"
+
+
+@each_read_once()
+def configured_parts(cfg: DictConfig) -> dict[str, DataSource]:
+    """The data sets that a config's loaders read, as "train" and "val".
+
+    Raises:
+        DatasetError: one is not there, or none of them is known by its files.
+    """
+    parts = {}
+    for part, use in (("train", "train"), ("val", "test")):
+        loader = cfg.dataloader.get(use)
+        for name in dataset_names(loader)[:1]:
+            parts |= {part: source} if (source := source_in_config(loader.dataset, name)) else {}
+    if not parts:
+        raise DatasetError("the config names no data set by files: nothing can be said of it")
+    return parts
 
 
 def dataset_names(cfg_loader: DictConfig | None) -> list[str]:

@@ -11,8 +11,8 @@ b.txt beside the image.
 """
 
 import functools
-import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from dinov2_detrex.data.errors import DatasetError, shown
+from dinov2_detrex.data.folders import IMAGE_SUFFIXES, PARTS, finite_number, read_text
 from dinov2_detrex.data.image_reading import upright_image_hw
-from dinov2_detrex.data.source import SPLIT_MARK, DataFormat, DataSource, Document, files_version
+from dinov2_detrex.data.source import SPLIT_MARK, DataFormat, DataSource, Document, Writer, files_version
+from dinov2_detrex.runtime.files import write_text
 
-SPLITS = ("train", "val", "valid", "validation", "test")
 DESCRIPTIONS = ("data.yaml", "data.yml")
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _READERS = 16
 _ROUNDING = 0.01  # a relative coordinate may lie this far outside 0..1; the check clips the boxes
 
@@ -49,9 +49,18 @@ def detect(path: str) -> bool:
 
 
 def splits(path: str) -> list[str]:
-    """The parts that the data.yaml names."""
-    description = read_description(description_file(path))
-    return [name for name in SPLITS if description.get(name)]
+    """The parts that the data.yaml names; `test` only where it is there, since Roboflow names it in any case."""
+    file = description_file(path)
+    description = read_description(file)
+    named = [name for name in PARTS if description.get(name)]
+    return [name for name in named if name != "test" or _is_there(description[name], description, file)]
+
+
+def _is_there(value: Any, description: dict[str, Any], file: Path) -> bool:
+    try:
+        return bool(_located(value, list(_roots(description, file)), "test", file))
+    except DatasetError:
+        return isinstance(value, list)
 
 
 def read(path: str, image_root: str | None, split: str | None = None) -> DataSource:
@@ -65,7 +74,7 @@ def read(path: str, image_root: str | None, split: str | None = None) -> DataSou
     if image_root is not None:
         raise DatasetError(f"{path}: {file} says where the images lie; leave the image folder {image_root} out")
     if split is None:
-        raise DatasetError(f"{file} names no images: expected is at least one of {', '.join(SPLITS)}")
+        raise DatasetError(f"{file} names no images: expected is at least one of {', '.join(PARTS)}")
     images = find_images(file, split)
     files = [str(file), *images, *map(label_file, images)]
     return DataSource(
@@ -85,6 +94,7 @@ def read_document(file: Path, split: str) -> Document:
     description = read_description(file)
     names = class_names(description, file)
     paths = find_images(file, split)
+    _require_labels(paths, file, split)
     with ThreadPoolExecutor(_READERS) as pool:
         sizes_hw = list(pool.map(_image_hw, paths))
     images, annotations = [], []
@@ -128,7 +138,7 @@ def description_file(path: str) -> Path:
 def read_description(file: Path) -> dict[str, Any]:
     """The mapping in a data.yaml; raises DatasetError for anything else."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError for dates and numbers that are none
         raise DatasetError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -199,21 +209,27 @@ def _images_at(location: Path) -> Iterable[str]:
     """The images below a folder, or in a list whose relative paths begin at its own folder."""
     if location.is_dir():
         return _images_below(location)
-    try:
-        lines = location.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{location} is no folder of images and no list of them: {error}") from error
+    lines = read_text(location).splitlines()
     return [os.path.normpath(location.parent / line.strip()) for line in lines if line.strip()]
 
 
 def _images_below(folder: Path) -> Iterator[str]:
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield os.path.normpath(os.path.join(parent, name))
 
 
 # ---------------------------------------------------------------------------------------------------------- labels
+
+
+def _require_labels(images: list[str], file: Path, split: str) -> None:
+    """Refuse images none of which has a label file: they were forgotten, or lie where nothing looks for them."""
+    if images and not any(os.path.isfile(label_file(image)) for image in images):
+        raise DatasetError(
+            f"{file}: none of the {len(images)} images of {split} has a label file (looked for {label_file(images[0])} "
+            "and so on); where there are no objects, an empty file says so"
+        )
 
 
 def label_file(image: str) -> str:
@@ -233,11 +249,9 @@ def read_labels(file: str, num_classes: int, with_keypoints: bool = False) -> li
         DatasetError: naming file, line and value: no numbers, a class beyond 0..C-1, coordinates that are not relative.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = read_text(Path(file))
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{file} is not text: {error}") from error
     lines = enumerate(text.splitlines(), start=1)
     return [_labelled_box(line, f"{file}, line {i}", num_classes, with_keypoints) for i, line in lines if line.strip()]
 
@@ -260,11 +274,8 @@ def _labelled_box(line: str, where: str, num_classes: int, with_keypoints: bool)
 
 
 def _number(field: str, where: str) -> float:
-    try:
-        value = float(field)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite_number(field)
+    if value is None:
         raise DatasetError(f"{where}: {field!r} is not a number")
     return value
 
@@ -282,4 +293,54 @@ def xywh_from_yolo(box_cxcywh_norm: tuple[float, float, float, float], width: in
     return [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
 
 
-FORMAT = DataFormat("YOLO", detect, read, splits)
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write(folder: Path, documents: dict[str, Document]) -> Counter:
+    """images/train, labels/train, ... and a data.yaml; a single set is train. Crowds are left out and counted.
+
+    Raises:
+        DatasetError: an image's ending is none that YOLO's readers look for.
+    """
+    crowds = 0
+    for part, document in documents.items():
+        by_image: dict[Any, list[dict]] = {image["id"]: [] for image in document["images"]}
+        index_of = {key: i for i, key in enumerate(sorted(entry["id"] for entry in document["categories"]))}
+        for annotation in document["annotations"]:
+            crowds += bool(annotation.get("iscrowd"))
+            if not annotation.get("iscrowd"):
+                by_image[annotation["image_id"]].append(annotation)
+        for image in document["images"]:
+            lines = [label_line(index_of[a["category_id"]], a["bbox"], image) for a in by_image[image["id"]]]
+            write_text(_label_file_of(image, part, folder), "".join(f"{line}\n" for line in lines))
+    _write_description(folder, documents)
+    return Counter({"crowds left out": crowds} if crowds else {})
+
+
+def _label_file_of(image: dict, part: str, folder: Path) -> Path:
+    """Where the labels of a new data set's image go."""
+    stem, ending = os.path.splitext(image["file_name"])
+    if ending.lower() not in IMAGE_SUFFIXES:
+        raise DatasetError(f"YOLO's readers take {image['file_name']} for no image: convert it to PNG or JPEG first")
+    return folder / "labels" / (part or PARTS[0]) / f"{stem}.txt"
+
+
+def label_line(label: int, bbox_xywh: list[float], image: dict) -> str:
+    """A line of a label file, for a box in pixels of an image with "width" and "height"."""
+    x, y, w, h = bbox_xywh
+    width, height = image["width"], image["height"]
+    values = (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
+    return " ".join([str(label), *(f"{value:.10f}" for value in values)])
+
+
+def _write_description(folder: Path, documents: dict[str, Document]) -> None:
+    categories = sorted(next(iter(documents.values()))["categories"], key=lambda entry: entry["id"])
+    names = {index: str(entry["name"]) for index, entry in enumerate(categories)}
+    description = {part or PARTS[0]: f"images/{part or PARTS[0]}" for part in documents}
+    text = yaml.safe_dump(description | {"names": names}, allow_unicode=True, sort_keys=False)
+    write_text(folder / DESCRIPTIONS[0], text)
+
+
+FORMAT = DataFormat(
+    "YOLO", detect, read, splits, Writer(lambda part: f"images/{part or PARTS[0]}", flat=False, write=write)
+)

@@ -1,10 +1,12 @@
-"""DINO on a frozen DINOv2-S for your own data, without code: a folder in YOLO's or Pascal VOC's form,
+"""DINO on a frozen DINOv2-S for your own data, without code: a folder in COCO's, YOLO's or Pascal VOC's form,
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py \
         data.path=my/folder
 
 whose own parts train, and val, valid or validation are used; others by name, `data.path=my/folder
-data.train.json=my/folder#trainval data.val.json=my/folder#test`. Or COCO's form, four paths:
+data.train.json=my/folder#trainval data.val.json=my/folder#test`. A folder without a part for validation takes
+`data.split=0.2`, which holds a fifth out by seed; `data.path=[my/folder,other/folder]` joins data sets of the same
+classes. Or JSONs in COCO's form, four paths:
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_s_custom.py \
         data.train.json=my/train.json data.train.images=my/images data.val.json=my/val.json data.val.images=my/images
@@ -23,14 +25,16 @@ from dinov2_detrex.data import coco_dataset_dicts, datasets_root
 from ..COCO.dino_dinov2_s_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 data = dict(
-    path=None,  # a folder with parts for training and validation, which says itself where its images are
+    path=None,  # a folder with parts for training and validation, or a list of such, which say where their images are
+    split=None,  # a fraction of its images to hold out for validation, where it has no part for that
+    split_seed=0,  # another one holds other images out
     root=str(datasets_root() / "custom"),  # of the files below, where neither they nor `path` are given
     train=dict(
-        json="${d2d.train_part:${data.path},${data.root}/train.json}",
+        json="${d2d.train_part:${data.path},${data.root}/train.json,${data.split},${data.split_seed}}",
         images="${d2d.unless:${data.path},${data.root}/train}",
     ),
     val=dict(
-        json="${d2d.val_part:${data.path},${data.root}/val.json}",
+        json="${d2d.val_part:${data.path},${data.root}/val.json,${data.split},${data.split_seed}}",
         images="${d2d.unless:${data.path},${data.root}/val}",
     ),
 )
