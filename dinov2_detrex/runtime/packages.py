@@ -18,6 +18,7 @@ from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError
 
 WEIGHTS, CONFIG, FACTS, CARD, EXAMPLES = "model.safetensors", "config.yaml", "detector.json", "README.md", "examples"
+THRESHOLDS_FILE = "thresholds.json"  # of a report: {"default": score, "by_class": {name: score}, "weights": whose}
 FORMAT = 1  # of the facts; a later version of this project that changes their meaning counts on
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -21,6 +22,7 @@ from dinov2_detrex.training.trainer import TrainerHook
 
 METRIC_LOGGER = "detectron2.utils.events"  # of CommonMetricPrinter; on a terminal the bar shows its numbers
 METRICS_FILE = "metrics.json"
+MEMORY = "max_mem_mb"
 WINDOW = 20  # iterations over which noisy values are smoothed
 
 
@@ -105,6 +107,34 @@ def _plain(cfg: DictConfig) -> Any:
         return value if simple else getattr(value, "__qualname__", repr(value))
 
     return named(OmegaConf.to_container(cfg, resolve=True))
+
+
+class PeakMemory(TrainerHook):
+    """Records the most memory that this process has taken so far, as "max_mem_mb", in millions of bytes.
+
+    That is what PyTorch allocated on a CUDA GPU; without one, what the process had resident, where the system tells.
+
+    Args:
+        period: iterations between two looks.
+    """
+
+    def __init__(self, period: int):
+        self.period = period
+
+    def after_step(self):
+        if self.trainer.completed % self.period == 0 and (peak := _peak_bytes()):
+            self.trainer.storage.put_scalar(MEMORY, peak / 1e6, smoothing_hint=False)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere
 
 
 class ForgetOldValues(TrainerHook):
