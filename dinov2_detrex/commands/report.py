@@ -29,9 +29,10 @@ def run(args):
         raise UsageError("--images goes with --data")
 
     from dinov2_detrex.analysis.report import read_inputs, write_report
+    from dinov2_detrex.runtime.packages import REPORT
 
     run_folder = Path(args.run)
-    out = Path(args.out) if args.out else run_folder / "report"
+    out = Path(args.out) if args.out else run_folder / REPORT
     results, weights = _evaluated(args, run_folder, out) if _must_evaluate(args, run_folder) else (None, "")
     inputs = read_inputs(run_folder, args.data, args.images, results, weights)
     print(write_report(inputs, out))
@@ -59,6 +60,7 @@ def _evaluated(args, run_folder, out):
 
     from dinov2_detrex.evaluation.coco import RESULTS_FILE
     from dinov2_detrex.inference.evaluating import evaluation_overrides
+    from dinov2_detrex.inference.packaging import BEST, BEST_FILE, FINAL
     from dinov2_detrex.runtime.errors import UserError
     from dinov2_detrex.training.cli import train
 
@@ -68,4 +70,4 @@ def _evaluated(args, run_folder, out):
     asked.num_gpus, asked.num_machines, asked.machine_rank, asked.dist_url = 1, 1, 0, "auto"
     if status := train(asked):
         raise UserError(f"the evaluation ended with the status {status}")
-    return folder / RESULTS_FILE, args.weights or "best"
+    return folder / RESULTS_FILE, args.weights or (BEST if (run_folder / BEST_FILE).is_file() else FINAL)

@@ -33,6 +33,7 @@ from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import EMULATED, Precision, choose_dtype
+from dinov2_detrex.training.progress_bar import ProgressBar, shows_bar
 from dinov2_detrex.training.trainer import Trainer
 from dinov2_detrex.training.weights import choose_weights, load_all
 
@@ -280,7 +281,7 @@ def _build_hooks(
         progress.ForgetOldValues(),
         progress.PeakMemory(options.log_period) if main else None,
         hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,
-        progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
+        ProgressBar(setup.LOGGERS) if main and shows_bar(options.progress_bar) else None,
     ]
 
 

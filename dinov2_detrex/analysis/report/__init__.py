@@ -1,8 +1,8 @@
 """How good is a run's detector, where does it fail, and what did it cost? A page of curves, tables and pictures.
 
-    from dinov2_detrex.analysis.report import read_inputs, write_report
+from dinov2_detrex.analysis.report import read_inputs, write_report
 
-    write_report(read_inputs(Path("output/mine")), Path("output/mine/report"))
+write_report(read_inputs(Path("output/mine")), Path("output/mine/report"))
 """
 
 from dinov2_detrex.analysis.report.inputs import read_inputs

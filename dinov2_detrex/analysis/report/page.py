@@ -119,7 +119,9 @@ def _statistics(name: str, statistics: DatasetStatistics) -> tuple[str, str, lis
         f"{numbers['all']['objects']:,} objects, {per_image['mean']:.1f} an image, {per_image['max']} at most"
     )
     if sizes["min"] is not None:
-        sentence += f"; heights {sizes['min'][0]} to {sizes['max'][0]}, widths {sizes['min'][1]} to {sizes['max'][1]} px"
+        sentence += (
+            f"; heights {sizes['min'][0]} to {sizes['max'][0]}, widths {sizes['min'][1]} to {sizes['max'][1]} px"
+        )
     rows = [_counts(one["name"], one) for one in numbers["classes"]] + [_counts("all", numbers["all"])]
     return {"train": "Training", "val": "Evaluation"}[name], f"{sentence}.", rows
 
@@ -203,7 +205,9 @@ def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
         columns = curves.thinned(curves.threshold_curve(judged, int(index)))
         lines = [Line(key.upper() if key == "f1" else key, columns["threshold"], columns[key]) for key in _SHOWN]
         pair = [
-            Chart(f"{name}: precision over recall", "recall", "precision", [Line(name, _RECALLS, at_half[:, index])], *_01),
+            Chart(
+                f"{name}: precision over recall", "recall", "precision", [Line(name, _RECALLS, at_half[:, index])], *_01
+            ),
             Chart(f"{name}: over the threshold (best: {threshold:.3f})", "threshold", "", lines, *_01, mark=threshold),
         ]
         charts.append((name, pair))

@@ -134,7 +134,11 @@ def _truth_labels(judged: Judged, rows: np.ndarray) -> list[str]:
 
 
 def _drawn(
-    photo: Image.Image, boxes: Boxes, rows: np.ndarray, labels: list[str], window: tuple[int, int, int, int] | None = None
+    photo: Image.Image,
+    boxes: Boxes,
+    rows: np.ndarray,
+    labels: list[str],
+    window: tuple[int, int, int, int] | None = None,
 ) -> Image.Image:
     """The photo, or a window (x0, y0, x1, y1) of it, scaled, with some of the boxes."""
     window = window or (0, 0, *photo.size)

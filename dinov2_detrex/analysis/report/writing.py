@@ -10,7 +10,7 @@ from dinov2_detrex.analysis.report.pictures import write_pictures
 from dinov2_detrex.runtime.files import write_json, write_text
 from dinov2_detrex.runtime.packages import THRESHOLDS_FILE
 
-PAGE, NUMBERS, FOLDER = "report.html", "report.json", "report"
+PAGE, NUMBERS = "report.html", "report.json"
 
 
 def write_report(inputs: Inputs, folder: Path) -> Path:
@@ -40,4 +40,7 @@ def write_report(inputs: Inputs, folder: Path) -> Path:
 
 def _thresholds(findings: Findings, thresholds: dict[str, Any]) -> dict[str, Any]:
     """With whose they are, for what packages those weights."""
-    return thresholds | {"weights": findings.inputs.weights, "images": len(findings.inputs.truth or [])}
+    return thresholds | {
+        "weights": findings.inputs.weights,
+        "images": len((findings.inputs.truth or {"images": ()})["images"]),
+    }
