@@ -29,11 +29,9 @@ def test_mlflow_holds_the_numbers_of_metrics_json_and_the_config(train, mlflow, 
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "mine")
     assert run.data.params["train.max_iter"] == "4" and run.data.params["optimizer.lr"] == "0.001"
-    for name, there in (
-        ("total_loss", "total_loss"),
-        ("bbox/AP", "bbox/AP"),
-        ("[metric]grad_norm", "_metric_grad_norm"),
-    ):
+    renamed = {"[metric]grad_norm": "_metric_grad_norm"}
+    for name in ("total_loss", "bbox/AP", *renamed):
+        there = renamed.get(name, name)
         expected = {iteration: row[name] for iteration, row in logged(folder).items() if name in row}
         found = {point.step: point.value for point in client.get_metric_history(run.info.run_id, there)}
         assert found == pytest.approx(expected) and expected, name

@@ -2,10 +2,10 @@
 
 A wrong detection is, by the first of these that holds: "box" (its own class, IoU 0.1 to 0.5), "class" (another class,
 at least 0.5), "duplicate" (its own class, at least 0.5: another one found that object), "background" (below 0.1 with
-all objects), "both" (another class, 0.1 to 0.5). An object is "missed" where no detection found it, nor is a box or class
-error at it. What a kind costs is how much AP50 rises once its errors alone are put right: of boxes and classes the best
-detection at an object not yet found becomes right and the others go; duplicates, backgrounds and boths go; missed
-objects are no longer asked for.
+all objects), "both" (another class, 0.1 to 0.5). An object is "missed" where no detection found it, nor is a box or
+class error at it. What a kind costs is how much AP50 rises once its errors alone are put right: of boxes and classes
+the best detection at an object not yet found becomes right and the others go; duplicates, backgrounds and boths go;
+missed objects are no longer asked for.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dinov2_detrex.analysis.report import confusion, curves
+from dinov2_detrex.analysis.report import confusion, curves, pictures
 from dinov2_detrex.analysis.report.charts import Chart, Line, svg
 from dinov2_detrex.analysis.report.costs import in_words
 from dinov2_detrex.analysis.report.error_kinds import KINDS
@@ -44,12 +44,12 @@ _PARTS = {
 
 def page(findings: Findings) -> str:
     """The HTML."""
-    from jinja2 import Environment  # comes with torch
-
-    environment = Environment(autoescape=True, trim_blocks=False)
+    from jinja2 import Environment  # torch needs both as well
     from markupsafe import Markup
 
-    template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    template = Environment(autoescape=True).from_string(
+        resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    )
     content = _head(findings) | {"history_charts": history_charts(findings.history), "costs": in_words(findings.costs)}
     content["statistics"] = [_statistics(name, one) for name, one in findings.statistics.items()]
     if findings.detected is not None:
@@ -119,9 +119,8 @@ def _statistics(name: str, statistics: DatasetStatistics) -> tuple[str, str, lis
         f"{numbers['all']['objects']:,} objects, {per_image['mean']:.1f} an image, {per_image['max']} at most"
     )
     if sizes["min"] is not None:
-        sentence += (
-            f"; heights {sizes['min'][0]} to {sizes['max'][0]}, widths {sizes['min'][1]} to {sizes['max'][1]} px"
-        )
+        (low_h, low_w), (high_h, high_w) = sizes["min"], sizes["max"]
+        sentence += f"; heights {low_h} to {high_h}, widths {low_w} to {high_w} pixels"
     rows = [_counts(one["name"], one) for one in numbers["classes"]] + [_counts("all", numbers["all"])]
     return {"train": "Training", "val": "Evaluation"}[name], f"{sentence}.", rows
 
@@ -204,11 +203,11 @@ def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
         name, threshold = judged.class_names[index], float(detected.by_index[index])
         columns = curves.thinned(curves.threshold_curve(judged, int(index)))
         lines = [Line(key.upper() if key == "f1" else key, columns["threshold"], columns[key]) for key in _SHOWN]
+        recalls = [Line(name, _RECALLS, at_half[:, index])]
+        title = f"{name}: over the threshold (best: {threshold:.3f})"
         pair = [
-            Chart(
-                f"{name}: precision over recall", "recall", "precision", [Line(name, _RECALLS, at_half[:, index])], *_01
-            ),
-            Chart(f"{name}: over the threshold (best: {threshold:.3f})", "threshold", "", lines, *_01, mark=threshold),
+            Chart(f"{name}: precision over recall", "recall", "precision", recalls, *_01),
+            Chart(title, "threshold", "", lines, *_01, mark=threshold),
         ]
         charts.append((name, pair))
     return charts
@@ -245,9 +244,7 @@ def _errors(detected: Detected) -> dict[str, Any]:
 
 
 def _suspects(findings: Findings, detected: Detected) -> dict[str, Any]:
-    from dinov2_detrex.analysis.report.pictures import described
-
-    rows = described(detected.judged, detected.suspects[:20])
+    rows = pictures.described(detected.judged, detected.suspects[:20])
     keys = ("file_name", "suspected", "detected", "labelled")
     return {
         "suspect_count": len(detected.suspects),

@@ -17,6 +17,8 @@ from dinov2_detrex.data.image_reading import UnreadableImage, open_upright
 from dinov2_detrex.runtime.files import atomic_write
 from dinov2_detrex.visualization.sheets import draw_boxes
 
+Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
+
 SIDE_PX = 380  # the longest side of a picture
 _GAP_PX = 8
 _CONTEXT = 0.75  # how much around a suspect is shown, of its size
@@ -134,11 +136,7 @@ def _truth_labels(judged: Judged, rows: np.ndarray) -> list[str]:
 
 
 def _drawn(
-    photo: Image.Image,
-    boxes: Boxes,
-    rows: np.ndarray,
-    labels: list[str],
-    window: tuple[int, int, int, int] | None = None,
+    photo: Image.Image, boxes: Boxes, rows: np.ndarray, labels: list[str], window: Window | None = None
 ) -> Image.Image:
     """The photo, or a window (x0, y0, x1, y1) of it, scaled, with some of the boxes."""
     window = window or (0, 0, *photo.size)
@@ -151,7 +149,7 @@ def _drawn(
     return draw_boxes(part.resize(size), xyxy, boxes.kind[rows].tolist(), labels)
 
 
-def _window(xywh: np.ndarray, size_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+def _window(xywh: np.ndarray, size_wh: tuple[int, int]) -> Window:
     """A box with its surroundings, within the image."""
     x, y, w, h = (float(value) for value in xywh)
     margin = max(_CONTEXT * max(w, h), (_SMALLEST_CROP_PX - max(w, h)) / 2)

@@ -40,7 +40,4 @@ def write_report(inputs: Inputs, folder: Path) -> Path:
 
 def _thresholds(findings: Findings, thresholds: dict[str, Any]) -> dict[str, Any]:
     """With whose they are, for what packages those weights."""
-    return thresholds | {
-        "weights": findings.inputs.weights,
-        "images": len((findings.inputs.truth or {"images": ()})["images"]),
-    }
+    return thresholds | {"weights": findings.inputs.weights}

@@ -17,30 +17,13 @@ def run_with(folder, rows, log=""):
     return folder
 
 
+TIMES = {"data_time": 0.1}
 DETECTRON2 = [
-    {
-        "iteration": 19,
-        "loss_cls": 1.5,
-        "loss_rpn_loc": 0.2,
-        "total_loss": 1.7,
-        "lr": 0.01,
-        "time": 0.5,
-        "data_time": 0.1,
-    },
-    {
-        "iteration": 39,
-        "loss_cls": None,
-        "loss_rpn_loc": 0.1,
-        "total_loss": 1.0,
-        "lr": 0.02,
-        "time": 0.7,
-        "data_time": 0.1,
-    },
+    {"iteration": 19, "loss_cls": 1.5, "loss_rpn_loc": 0.2, "total_loss": 1.7, "lr": 0.01, "time": 0.5} | TIMES,
+    {"iteration": 39, "loss_cls": None, "loss_rpn_loc": 0.1, "total_loss": 1.0, "lr": 0.02, "time": 0.7} | TIMES,
     {"iteration": 39, "bbox/AP": 12.0, "bbox/AP-cat": 12.0, "segm/AP": 9.0, "fast_rcnn/cls_accuracy": 0.9},
 ]
-DETREX = [
-    {"iteration": 0, "loss_class": 3.0, "loss_class_0": 2.0, "loss_class_dn": 1.0, "loss_bbox_enc": 1.0, "lr": 1e-4}
-]
+DETREX = [{"iteration": 0, "loss_class": 3.0, "loss_class_0": 2.0, "loss_class_dn": 1.0, "loss_bbox_enc": 1.0}]
 LOG = """\
 [12/31 23:59:30] detectron2 INFO: Rank of current process: 0. World size: 1
 [12/31 23:59:50 d2.utils.events]:  eta: 0:01:00  iter: 19  total_loss: 1.7  lr: 0.01  max_mem: 1500M
