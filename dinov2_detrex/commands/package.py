@@ -22,9 +22,7 @@ def add_arguments(parser):
         help="best (model_best.pth, the default), final (the newest), averaged (by train.model_ema), or a file",
     )
     parser.add_argument("--license", metavar="ID", help="of the weights; default: the pretrained backbone's, if known")
-    thresholds = (
-        '{"default": 0.3, "by_class": {"name": 0.4}}; default: the best ones of the run\'s report, if it has one'
-    )
+    thresholds = '{"default": 0.3, "by_class": {"name": 0.4}}; default: those of the run\'s report, if any'
     parser.add_argument("--thresholds", metavar="JSON", help=thresholds)
     parser.add_argument("--examples", nargs="+", default=[], metavar="PICTURE", help="pictures that go with it")
     parser.add_argument("--push", metavar="OWNER/NAME", help="send the package to the Hugging Face Hub as well")

@@ -145,6 +145,28 @@ def test_thresholds_that_cannot_be_are_refused(content, words, made, tmp_path, c
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "weights, of_report, taken",
+    [("best", "best", True), ("final", "final", True), ("final", "best", False), ("averaged", "final", False)],
+)
+def test_the_thresholds_of_the_runs_report_are_taken_where_they_are_of_these_weights(
+    weights, of_report, taken, made, tmp_path
+):
+    _, run, _, _ = made
+    report = {"default": 0.25, "by_class": {"gnu": 0.75}, "weights": of_report, "chosen_for": "F1 at IoU 0.5"}
+    files.write_json(run / "report" / "thresholds.json", report)
+    try:
+        assert run_command("package", [str(run), "--out", str(tmp_path / "p"), "--weights", weights]) == 0
+        (tmp_path / "t.json").write_text('{"default": 0.6}')
+        given = ["--out", str(tmp_path / "q"), "--thresholds", str(tmp_path / "t.json")]
+        assert run_command("package", [str(run), *given]) == 0
+    finally:
+        shutil.rmtree(run / "report")
+    usual = {"default": 0.3, "by_class": {}}
+    assert facts_of(tmp_path / "p")["thresholds"] == ({k: report[k] for k in usual} if taken else usual)
+    assert facts_of(tmp_path / "q")["thresholds"] == {"default": 0.6, "by_class": {}}
+
+
 def test_training_starts_from_a_package_as_from_its_checkpoint(made):
     model, run, package, _ = made
     cfg = without_pretrained(load(str(run), []))

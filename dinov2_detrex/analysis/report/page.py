@@ -47,7 +47,8 @@ def page(findings: Findings) -> str:
     from jinja2 import Environment  # torch needs both as well
     from markupsafe import Markup
 
-    template = Environment(autoescape=True).from_string(
+    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True).from_string(source)
         resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     )
     content = _head(findings) | {"history_charts": history_charts(findings.history), "costs": in_words(findings.costs)}
