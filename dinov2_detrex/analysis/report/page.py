@@ -49,8 +49,6 @@ def page(findings: Findings) -> str:
 
     source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
-        resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    )
     content = _head(findings) | {"history_charts": history_charts(findings.history), "costs": in_words(findings.costs)}
     content["statistics"] = [_statistics(name, one) for name, one in findings.statistics.items()]
     if findings.detected is not None:
