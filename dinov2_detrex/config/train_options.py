@@ -72,15 +72,11 @@ class BestMode(Choice):
 
 
 class ProgressBarMode(Choice):
-    """Where a run shows a progress bar: "auto" on a terminal and in a notebook; "on" in log files too, as lines."""
+    """Where a run shows a progress bar: "auto" on a terminal and in a notebook, "always" in log files too, as lines."""
 
     auto = "auto"
-    on = "on"
-    off = "off"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "ProgressBarMode | None":
-        return {True: cls.on, False: cls.off}.get(value) if isinstance(value, bool) else None
+    always = "always"
+    never = "never"
 
 
 class Float32Precision(Choice):
@@ -326,4 +322,4 @@ class TrainOptions(Section):
     mlflow: MlflowOptions = field(default_factory=MlflowOptions)
     """MLflow."""
     progress_bar: ProgressBarMode = ProgressBarMode.auto
-    """A bar on stderr: on a terminal and in a notebook; on: in log files too, a line a minute; off."""
+    """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""

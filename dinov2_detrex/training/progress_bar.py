@@ -43,7 +43,7 @@ def in_notebook() -> bool:
 
 def shows_bar(mode: ProgressBarMode) -> bool:
     """Whether a run has a bar."""
-    return mode is ProgressBarMode.on or (mode is ProgressBarMode.auto and (sys.stderr.isatty() or in_notebook()))
+    return mode is ProgressBarMode.always or (mode is ProgressBarMode.auto and (sys.stderr.isatty() or in_notebook()))
 
 
 class ProgressBar(TrainerHook):

@@ -85,9 +85,8 @@ def read_history(run: Path) -> History:
     rows = _rows(run / METRICS_FILE)
     log = _lines(run / LOG_FILE)
     series = _by_name(rows)
-    if MEMORY not in series and (found := [_PROGRESS.search(line) for line in log]):
-        by_iteration = {int(hit[1]): float(hit[2]) for hit in found if hit}
-        series |= {MEMORY: _series(by_iteration)} if by_iteration else {}
+    if MEMORY not in series:
+        series |= _memory(log)
     devices = [hit[1] for line in log if (hit := _DEVICE.search(line))]
     return History(series, _wall_seconds(log) if log else None, devices[-1].strip() if devices else "")
 
@@ -116,6 +115,16 @@ def _by_name(rows: Iterable[dict]) -> dict[str, Series]:
             if name != "iteration" and (value is None or isinstance(value, int | float)):
                 found.setdefault(name, {})[row["iteration"]] = float("nan") if value is None else float(value)
     return {name: _series(by_iteration) for name, by_iteration in found.items()}
+
+
+def _memory(lines: Iterable[str]) -> dict[str, Series]:
+    """Peak memory as detectron2's log lines have it, the largest of an iteration; {} where they have none."""
+    peaks: dict[int, float] = {}
+    for hit in map(_PROGRESS.search, lines):
+        if hit:
+            iteration, megabytes = int(hit[1]), float(hit[2])
+            peaks[iteration] = max(megabytes, peaks.get(iteration, 0.0))
+    return {MEMORY: _series(peaks)} if peaks else {}
 
 
 def _series(by_iteration: dict[int, float]) -> Series:
