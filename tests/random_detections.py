@@ -9,8 +9,13 @@ import numpy as np
 CATEGORIES = [{"id": number, "name": f"class {number}"} for number in (3, 7, 12, 90)]  # the last one never occurs
 
 
-def random_case(seed: int, crowds: float = 0.1, ties: bool = True, per_image: int = 12) -> tuple[dict, list[dict]]:
-    """A truth and detections: images without objects, without detections and without both; objects of all sizes."""
+def random_case(
+    seed: int, crowds: float = 0.1, ties: bool = True, per_image: int = 12, confused: float = 0.0
+) -> tuple[dict, list[dict]]:
+    """A truth and detections: images without objects, without detections and without both; objects of all sizes.
+
+    A share `confused` of the detections has another class than it would have had.
+    """
     rng = np.random.default_rng(seed)
     images = [{"id": int(number)} for number in rng.permutation(1000)[:25]]
     annotations, results = [], []
@@ -28,6 +33,9 @@ def random_case(seed: int, crowds: float = 0.1, ties: bool = True, per_image: in
             box = [float(v) for v in (*rng.uniform(0, 300, 2), *np.exp(rng.uniform(1, 5.5, 2)))]
             category = int(rng.choice([3, 7, 12]))
             results.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": rng.random()})
+    wrong = rng.random(len(results)) < confused if confused else []
+    for row in (row for row, is_wrong in zip(results, wrong) if is_wrong):
+        row["category_id"] = int(rng.choice([3, 7, 12]))
     if ties:
         results = [row | {"score": round(row["score"], 1)} for row in results]
     return {"info": {}, "images": images, "annotations": annotations, "categories": CATEGORIES}, results

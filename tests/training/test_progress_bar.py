@@ -11,9 +11,7 @@ from dinov2_detrex.config.train_options import ProgressBarMode
 from dinov2_detrex.training.progress_bar import Lines, shows_bar
 
 
-@pytest.mark.parametrize(
-    "mode, terminal, shown", [("auto", False, False), ("auto", True, True), ("always", False, True)]
-)
+@pytest.mark.parametrize("mode, tty, shown", [("auto", False, False), ("auto", True, True), ("always", False, True)])
 def test_a_bar_is_where_it_is_asked_for(mode, tty, shown, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     assert shows_bar(ProgressBarMode(mode)) is shown

@@ -107,12 +107,15 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's label: 20000 -> 20k, 0.30000000000000004 -> 0.3."""
+    """A tick's label: 20000 -> 20k, 0.30000000000000004 -> 0.3, 0.0004 -> 4e-4."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.4g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:.4g}k"
-    return f"{value:.4g}".replace("e-0", "e-") if value else "0"
+    if 0 < abs(value) < 1e-2:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:.4g}" if value else "0"
 
 
 def _grid(axes: _Axes, chart: Chart) -> str:

@@ -18,7 +18,6 @@ from dinov2_detrex.visualization.dataset_statistics import DatasetStatistics, su
 
 MATRIX_CLASSES = 20  # a larger matrix cannot be read
 _CHARTED_CLASSES = 8
-_BAR_REM = 14.0
 _RECALLS = np.linspace(0, 1, 101)
 _MEANINGS = {
     "class": "an object of another class, overlapped by at least 0.5",
@@ -90,7 +89,13 @@ def history_charts(history: History) -> list[Chart]:
     groups.append(("time of an iteration", "s", history.named("time", "data_time")))
     groups.append(("peak memory", "MB", history.named(MEMORY)))
     groups.append(("gradient norm", "norm", history.named("[metric]grad_norm", "grad_norm")))
-    return [_history_chart(title, label, lines) for title, label, lines in groups if lines]
+    measured = [(title, label, _measured(lines)) for title, label, lines in groups]
+    return [_history_chart(title, label, lines) for title, label, lines in measured if lines]
+
+
+def _measured(series: dict[str, Series]) -> dict[str, Series]:
+    """Those with any number, as APl has none where no object is large."""
+    return {name: one for name, one in series.items() if np.isfinite(one.values).any()}
 
 
 def _without_class(series: dict[str, Series]) -> dict[str, Series]:
@@ -99,7 +104,9 @@ def _without_class(series: dict[str, Series]) -> dict[str, Series]:
 
 def _history_chart(title: str, label: str, series: dict[str, Series]) -> Chart:
     lines = [Line(name, one.iterations, one.values) for name, one in series.items()]
-    return Chart(title, "iteration", label, lines, y_range=(0.0, _top(series)) if _top(series) > 0 else None)
+    last = max(int(one.iterations[-1]) for one in series.values())
+    top = _top(series)
+    return Chart(title, "iteration", label, lines, (0.0, float(max(last, 1))), (0.0, top) if top > 0 else None)
 
 
 def _top(series: dict[str, Series]) -> float:
@@ -237,8 +244,8 @@ def _errors(detected: Detected) -> dict[str, Any]:
     rows = []
     for kind in KINDS:
         cost = errors.cost[kind]
-        width = max(0.0, cost / largest * _BAR_REM) if math.isfinite(cost) else 0.0
-        rows.append((kind, percent(cost), f"{counts[kind]:,}", f"{width:.2f}", _MEANINGS[kind]))
+        width = max(0.0, cost / largest) if math.isfinite(cost) else 0.0
+        rows.append((kind, percent(cost), f"{counts[kind]:,}", f"{width:.3f}", _MEANINGS[kind]))
     return {"ap50": percent(errors.ap50), "errors": rows}
 
 

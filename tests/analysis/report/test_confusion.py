@@ -49,7 +49,7 @@ def plainly(judged, thresholds):
 def test_matrix_and_worst_images_are_a_plain_count(crowds):
     confused = 0
     for seed in range(6):
-        judged = judge(*random_case(seed, crowds=crowds))
+        judged = judge(*random_case(seed, crowds=crowds, confused=0.5))
         matrix = confusion_matrix(judged, THRESHOLDS)
         expected, by_image = plainly(judged, THRESHOLDS)
         np.testing.assert_array_equal(matrix, expected)

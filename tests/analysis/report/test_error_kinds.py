@@ -38,7 +38,7 @@ def plain_kind(judged, row):
 def test_every_wrong_detection_has_the_kind_of_its_definition(crowds):
     seen = Counter()
     for seed in SEEDS:
-        judged = judge(*random_case(seed, crowds=crowds))
+        judged = judge(*random_case(seed, crowds=crowds, confused=0.5))
         errors = find_errors(judged)
         for row in range(len(judged.detections)):
             wrong = judged.match[row] < 0 and not judged.ignored[row]
@@ -79,7 +79,7 @@ def ap50(truth, results):
 @pytest.mark.parametrize("crowds", [0.0, 0.3])
 def test_what_a_kind_costs_is_pycocotools_ap50_of_mended_detections(kind, crowds):
     for seed in SEEDS:
-        truth, results = random_case(seed, ties=False, crowds=crowds)
+        truth, results = random_case(seed, ties=False, crowds=crowds, confused=0.5)
         judged = judge(truth, results)
         errors = find_errors(judged)
         assert errors.ap50 == pytest.approx(ap50(truth, results), abs=1e-9)
@@ -97,7 +97,7 @@ def test_ap50_is_cocos_with_ties_and_crowds_too(crowds):
 
 def test_counts_and_costs_of_most_kinds_are_those_of_hotcoco():
     hotcoco = pytest.importorskip("hotcoco")
-    truth, results = random_case(2, ties=False, crowds=0.0)
+    truth, results = random_case(2, ties=False, crowds=0.0, confused=0.5)
     ground = hotcoco.COCO(copy.deepcopy(truth))
     evaluation = hotcoco.COCOeval(ground, ground.load_res(copy.deepcopy(results)), "bbox")
     evaluation.evaluate()
