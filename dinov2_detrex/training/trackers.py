@@ -75,10 +75,10 @@ class MlflowMetrics(EventWriter):
             import mlflow  # pyright: ignore[reportMissingImports]  # an optional dependency
         except ImportError as error:
             raise _missing("mlflow", error) from error
-        self._client = mlflow.MlflowClient(options.tracking_uri or None)
         self._metric = mlflow.entities.Metric
         content = _plain(cfg)
         try:
+            self._client = mlflow.MlflowClient(options.tracking_uri or None)
             self._run_id = self._start(options)
             self._log_params(mlflow.entities.Param, content)
             self._client.log_dict(self._run_id, content, "config.yaml")
