@@ -131,7 +131,7 @@ def _best(boxes: Boxes, max_dets: int) -> Boxes:
     new = np.ones(len(boxes), dtype=bool)
     new[1:] = (np.diff(boxes.image) != 0) | (np.diff(boxes.kind) != 0)
     starts = np.flatnonzero(new)
-    place = np.arange(len(boxes)) - np.repeat(starts, np.diff([*starts, len(boxes)]))
+    place = np.arange(len(boxes)) - np.repeat(starts, np.diff(np.append(starts, len(boxes))))
     return _taken(boxes, np.flatnonzero(place < max_dets))
 
 

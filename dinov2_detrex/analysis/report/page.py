@@ -12,6 +12,7 @@ from dinov2_detrex.analysis.report.costs import in_words
 from dinov2_detrex.analysis.report.error_kinds import KINDS
 from dinov2_detrex.analysis.report.findings import Detected, Findings, class_rows
 from dinov2_detrex.analysis.report.history import EMA, History, Series
+from dinov2_detrex.analysis.report.judged import FOUND_IOU
 from dinov2_detrex.evaluation.box_ap import METRICS, BoxAP
 from dinov2_detrex.training.progress import MEMORY
 from dinov2_detrex.visualization.dataset_statistics import DatasetStatistics, summarized
@@ -46,7 +47,7 @@ def page(findings: Findings) -> str:
     from jinja2 import Environment  # torch needs both as well
     from markupsafe import Markup
 
-    source = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    source = resources.files("dinov2_detrex.analysis.report").joinpath("page.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True).from_string(source)
     content = _head(findings) | {"history_charts": history_charts(findings.history), "costs": in_words(findings.costs)}
     content["statistics"] = [_statistics(name, one) for name, one in findings.statistics.items()]
@@ -174,8 +175,8 @@ def ap_charts(ap: BoxAP, names: list[str]) -> list[Chart]:
         Line(name, ap.iou_thresholds, [ap.ap(float(iou), category_id=number) for iou in ap.iou_thresholds])
         for name, number in series
     ]
-    table = ap.precision[np.isclose(ap.iou_thresholds, 0.5)][0, :, :, ap.areas.index("all")]  # (R, K)
-    present = (table > -1).all(axis=0)
+    table = _precision_at_half(ap)
+    present: np.ndarray = (table > -1).all(axis=0)
     by_recall = [Line("all classes", _RECALLS, table[:, present].mean(axis=1))] if present.any() else []
     by_recall += [Line(name, _RECALLS, table[:, i]) for i, (name, _) in enumerate(few) if present[i]]
     bounds = (0.0, 1.0)
@@ -183,6 +184,11 @@ def ap_charts(ap: BoxAP, names: list[str]) -> list[Chart]:
         Chart("AP over IoU", "IoU", "AP / %", by_iou, (0.5, 0.95), (0.0, 100.0)),
         Chart("Precision over recall at IoU 0.5", "recall", "precision", by_recall, bounds, bounds),
     ]
+
+
+def _precision_at_half(ap: BoxAP) -> np.ndarray:
+    """(101, C) interpolated precision at an IoU of 0.5, by recall; -1 for classes without objects."""
+    return ap.precision[np.isclose(ap.iou_thresholds, FOUND_IOU)][0, :, :, ap.areas.index("all")]
 
 
 def _ap_row(row: dict[str, Any]) -> list[str]:
@@ -201,8 +207,7 @@ def _point_row(row: dict[str, Any]) -> list[str]:
 
 def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
     """Of each class with objects, the most frequent first: precision and recall, and F1 over the threshold."""
-    judged, ap = detected.judged, detected.ap
-    at_half = ap.precision[np.isclose(ap.iou_thresholds, 0.5)][0, :, :, ap.areas.index("all")]
+    judged, at_half = detected.judged, _precision_at_half(detected.ap)
     order = np.argsort(-judged.num_objects, kind="stable")
     charts = []
     for index in order[judged.num_objects[order] > 0]:

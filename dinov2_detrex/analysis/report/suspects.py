@@ -39,4 +39,4 @@ def find_suspects(judged: Judged, errors: Errors, thresholds: np.ndarray, count:
     kept &= ~found[errors.target]
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(-scores[rows], kind="stable")][:count]
-    return [Suspect(SUSPECTS[errors.kind[row]], int(row), int(errors.target[row])) for row in rows]
+    return [Suspect(SUSPECTS[str(errors.kind[row])], int(row), int(errors.target[row])) for row in rows]
