@@ -176,7 +176,7 @@ def ap_charts(ap: BoxAP, names: list[str]) -> list[Chart]:
         for name, number in series
     ]
     table = _precision_at_half(ap)
-    present: np.ndarray = (table > -1).all(axis=0)
+    present = np.asarray((table > -1).all(axis=0))
     by_recall = [Line("all classes", _RECALLS, table[:, present].mean(axis=1))] if present.any() else []
     by_recall += [Line(name, _RECALLS, table[:, i]) for i, (name, _) in enumerate(few) if present[i]]
     bounds = (0.0, 1.0)
