@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 38
+LEFT, RIGHT, TOP, BOTTOM = 48, 16, 10, 38
 COLOURS = 8  # classes s0..s7 of the page; further lines are dashed
 _MOST_POINTS = 240
 _NARROWEST = 1e-9

@@ -12,7 +12,7 @@ from dinov2_detrex.analysis.report.error_kinds import Errors, find_errors
 from dinov2_detrex.analysis.report.history import History, read_history
 from dinov2_detrex.analysis.report.inputs import Inputs
 from dinov2_detrex.analysis.report.judged import Judged, judge
-from dinov2_detrex.analysis.report.pictures import Picture, Worst
+from dinov2_detrex.analysis.report.pictures import Pair, Worst
 from dinov2_detrex.analysis.report.suspects import Suspect, find_suspects
 from dinov2_detrex.data.source import Document
 from dinov2_detrex.evaluation.box_ap import METRICS, BoxAP, evaluate_boxes
@@ -68,8 +68,8 @@ class Findings:
     statistics: dict[str, DatasetStatistics]
     detected: Detected | None
     remarks: list[str]
-    worst_pictures: list[Picture] = field(default_factory=list)
-    suspect_pictures: list[Picture] = field(default_factory=list)
+    worst_pictures: list[Pair] = field(default_factory=list)
+    suspect_pictures: list[Pair] = field(default_factory=list)
 
 
 def find(inputs: Inputs) -> Findings:
@@ -83,7 +83,7 @@ def find(inputs: Inputs) -> Findings:
     if not history.series:
         remarks.append("The run's folder holds no metrics.json, so there are no curves.")
     detected = _detected(inputs)
-    drawn: tuple[list[Picture], list[Picture]] = ([], [])
+    drawn: tuple[list[Pair], list[Pair]] = ([], [])
     if detected is not None and inputs.image_root is not None:
         drawn = (
             pictures.draw_worst(detected.judged, detected.by_index, detected.worst, inputs.image_root),

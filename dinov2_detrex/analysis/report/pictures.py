@@ -1,4 +1,4 @@
-"""What do the worst images and the probable label errors look like? The truth beside the detections, as pictures."""
+"""What do the worst images and the probable label errors look like? Pictures of the truth and of the detections."""
 
 import base64
 import contextlib
@@ -20,23 +20,29 @@ from dinov2_detrex.visualization.sheets import draw_boxes
 Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
 SIDE_PX = 380  # the longest side of a picture
-_GAP_PX = 8
 _CONTEXT = 0.75  # how much around a suspect is shown, of its size
 _SMALLEST_CROP_PX = 48
 
 
 class Picture(NamedTuple):
-    """A picture of the report: its PNG file's name, the file's bytes, what it shows, and a caption."""
+    """A picture of the report: its PNG file's name, the file's bytes, and what it shows."""
 
     name: str
     png: bytes
     alt: str
-    caption: str
 
     @property
     def data_uri(self) -> str:
         """The picture itself as an address, so that the page needs no other file."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+class Pair(NamedTuple):
+    """The truth and the detections of the same pixels, with a caption for both."""
+
+    truth: Picture
+    detected: Picture
+    caption: str
 
 
 class Worst(NamedTuple):
@@ -60,45 +66,53 @@ def worst_images(judged: Judged, thresholds: np.ndarray, count: int = 8) -> list
     return [Worst(int(i), int(wrong[i]), int(missing[i])) for i in order if wrong[i] + missing[i]]
 
 
-def draw_worst(judged: Judged, thresholds: np.ndarray, worst: Sequence[Worst], image_root: Path) -> list[Picture]:
-    """A picture of each, the truth on the left; those whose file cannot be read are left out."""
+def draw_worst(judged: Judged, thresholds: np.ndarray, worst: Sequence[Worst], image_root: Path) -> list[Pair]:
+    """Pictures of each; those whose file cannot be read are left out."""
     kept = kept_detections(judged, thresholds)
-    pictures = []
+    pairs = []
     for number, (image, wrong, missed) in enumerate(worst):
         with contextlib.suppress(OSError, UnreadableImage):
-            name = str(judged.images[image]["file_name"])
-            photo = open_upright(image_root / name).convert("RGB")
-            objects = np.flatnonzero(judged.objects.image == image)
-            found = np.flatnonzero(kept & (judged.detections.image == image))
-            sheet = _side_by_side(
-                _drawn(photo, judged.objects, objects, _truth_labels(judged, objects)),
-                _drawn(photo, judged.detections, found, _labels(judged, found)),
-            )
-            text = f"{wrong} wrong, {missed} not found"
-            alt = f"{name}: on the left {len(objects)} labelled objects, on the right {len(found)} detections"
-            pictures.append(Picture(f"worst_{number:02d}.png", _png(sheet), alt, f"{name}: {text}"))
-    return pictures
+            rows = np.flatnonzero(kept & (judged.detections.image == image))
+            caption = f"{judged.images[image]['file_name']}: {wrong} wrong, {missed} not found"
+            pairs.append(_pair(judged, image, rows, image_root, f"worst_{number:02d}", caption))
+    return pairs
 
 
-def draw_suspects(judged: Judged, suspects: Sequence[Suspect], image_root: Path) -> list[Picture]:
-    """The surroundings of each suspect, the truth on the left; those whose file cannot be read are left out."""
-    pictures = []
+def draw_suspects(judged: Judged, suspects: Sequence[Suspect], image_root: Path) -> list[Pair]:
+    """Pictures of the surroundings of each suspect; those whose file cannot be read are left out."""
+    pairs = []
     for number, suspect in enumerate(suspects):
         with contextlib.suppress(OSError, UnreadableImage):
             row = suspect.detection
-            name = str(judged.images[judged.detections.image[row]]["file_name"])
-            photo = open_upright(image_root / name).convert("RGB")
-            window = _window(judged.detections.xywh[row], photo.size)
-            objects = np.flatnonzero(judged.objects.image == judged.detections.image[row])
-            rows = np.array([row])
-            sheet = _side_by_side(
-                _drawn(photo, judged.objects, objects, _truth_labels(judged, objects), window),
-                _drawn(photo, judged.detections, rows, _labels(judged, rows), window),
-            )
-            caption = f"{name}: {sentence(judged, suspect)}"
-            alt = f"a part of {name}: on the left the labels, on the right the detection"
-            pictures.append(Picture(f"label_{number:02d}.png", _png(sheet), alt, caption))
-    return pictures
+            image = int(judged.detections.image[row])
+            caption = f"{judged.images[image]['file_name']}: {sentence(judged, suspect)}"
+            box = judged.detections.xywh[row]
+            pairs.append(_pair(judged, image, np.array([row]), image_root, f"label_{number:02d}", caption, box))
+    return pairs
+
+
+def _pair(
+    judged: Judged,
+    image: int,
+    rows: np.ndarray,
+    image_root: Path,
+    name: str,
+    caption: str,
+    around: np.ndarray | None = None,
+) -> Pair:
+    """An image with its objects, and with the detections `rows`; all of it, or what is around a box XYWH."""
+    file_name = str(judged.images[image]["file_name"])
+    photo = open_upright(image_root / file_name).convert("RGB")
+    window = (0, 0, *photo.size) if around is None else _window(around, photo.size)
+    objects = np.flatnonzero(judged.objects.image == image)
+    truth = _drawn(photo, judged.objects, objects, _truth_labels(judged, objects), window)
+    detected = _drawn(photo, judged.detections, rows, _labels(judged, rows), window)
+    what = file_name if around is None else f"a part of {file_name}"
+    return Pair(
+        Picture(f"{name}_truth.png", _png(truth), f"{what} with its labels, {len(objects)} in the image"),
+        Picture(f"{name}_detected.png", _png(detected), f"{what} with {len(rows)} detections"),
+        caption,
+    )
 
 
 def sentence(judged: Judged, suspect: Suspect) -> str:
@@ -113,10 +127,11 @@ def sentence(judged: Judged, suspect: Suspect) -> str:
     return f"detected is {seen} in another box than the labelled one (IoU {judged.own_iou[row]:.2f})"
 
 
-def write_pictures(pictures: Sequence[Picture], folder: Path) -> None:
+def write_pictures(pairs: Sequence[Pair], folder: Path) -> None:
     """Their PNG files, in place of those of an earlier report."""
+    pictures = [picture for pair in pairs for picture in (pair.truth, pair.detected)]
     names = {picture.name for picture in pictures}
-    for pattern in ("worst_??.png", "label_??.png"):
+    for pattern in ("worst_??_*.png", "label_??_*.png"):
         for old in folder.glob(pattern):
             if old.name not in names:
                 old.unlink()
@@ -135,11 +150,8 @@ def _truth_labels(judged: Judged, rows: np.ndarray) -> list[str]:
     return [judged.class_names[objects.kind[row]] + (" (crowd)" if objects.crowd[row] else "") for row in rows]
 
 
-def _drawn(
-    photo: Image.Image, boxes: Boxes, rows: np.ndarray, labels: list[str], window: Window | None = None
-) -> Image.Image:
-    """The photo, or a window (x0, y0, x1, y1) of it, scaled, with some of the boxes."""
-    window = window or (0, 0, *photo.size)
+def _drawn(photo: Image.Image, boxes: Boxes, rows: np.ndarray, labels: list[str], window: Window) -> Image.Image:
+    """A window of the photo, scaled, with some of the boxes."""
     part = photo.crop(window)
     scale = SIDE_PX / max(part.size)
     size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
@@ -157,13 +169,6 @@ def _window(xywh: np.ndarray, size_wh: tuple[int, int]) -> Window:
     x0, y0 = min(x0, size_wh[0] - 1), min(y0, size_wh[1] - 1)
     x1, y1 = min(size_wh[0], int(x + w + margin) + 1), min(size_wh[1], int(y + h + margin) + 1)
     return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
-
-
-def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    sheet = Image.new("RGB", (left.width + _GAP_PX + right.width, left.height), (255, 255, 255))
-    sheet.paste(left, (0, 0))
-    sheet.paste(right, (left.width + _GAP_PX, 0))
-    return sheet
 
 
 def _png(image: Image.Image) -> bytes:
