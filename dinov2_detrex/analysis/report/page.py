@@ -150,7 +150,7 @@ def _detected(findings: Findings, detected: Detected) -> dict[str, Any]:
         "iou_columns": ["class", *(f"{iou:.2f}" for iou in detected.ap.iou_thresholds)],
         "iou_rows": [[row["name"], *map(percent, row["by_iou"].values())] for row in rows],
         "point_columns": ["class", "threshold", "F1", "precision", "recall", "right", "wrong", "missed"],
-        "point_rows": [_point_row(row) for row in rows],
+        "point_rows": [_point_row(row, detected) for row in rows],
         "class_charts": _class_charts(detected),
         **_confusions(detected),
         **_errors(detected),
@@ -200,9 +200,19 @@ def _all_row(detected: Detected) -> list[str]:
     return ["all", f"{detected.judged.num_objects.sum():,}", *(percent(metrics[metric]) for metric in METRICS)]
 
 
-def _point_row(row: dict[str, Any]) -> list[str]:
-    shares = [share(row[key]) for key in ("threshold", "f1", "precision", "recall")]
-    return [row["name"], *shares, *(f"{row[key]:,}" for key in ("right", "wrong", "missed"))]
+def _threshold(name: str, value: float, detected: Detected) -> str:
+    """A class's own best one, or what stands in for it."""
+    return share(value) + ("" if name in detected.thresholds["by_class"] else " (default)")
+
+
+def _point_row(row: dict[str, Any], detected: Detected) -> list[str]:
+    shares = [share(row[key]) for key in ("f1", "precision", "recall")]
+    return [
+        row["name"],
+        _threshold(row["name"], row["threshold"], detected),
+        *shares,
+        *(f"{row[key]:,}" for key in ("right", "wrong", "missed")),
+    ]
 
 
 def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
@@ -215,7 +225,7 @@ def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
         columns = curves.thinned(curves.threshold_curve(judged, int(index)))
         lines = [Line(key.upper() if key == "f1" else key, columns["threshold"], columns[key]) for key in _SHOWN]
         recalls = [Line(name, _RECALLS, at_half[:, index])]
-        title = f"{name}: over the threshold (best: {threshold:.3f})"
+        title = f"{name}: over the threshold, best at {_threshold(name, threshold, detected)}"
         pair = [
             Chart(f"{name}: precision over recall", "recall", "precision", recalls, *_01),
             Chart(title, "threshold", "", lines, *_01, mark=threshold),
