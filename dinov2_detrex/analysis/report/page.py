@@ -206,13 +206,10 @@ def _threshold(name: str, value: float, detected: Detected) -> str:
 
 
 def _point_row(row: dict[str, Any], detected: Detected) -> list[str]:
+    threshold = _threshold(row["name"], row["threshold"], detected)
     shares = [share(row[key]) for key in ("f1", "precision", "recall")]
-    return [
-        row["name"],
-        _threshold(row["name"], row["threshold"], detected),
-        *shares,
-        *(f"{row[key]:,}" for key in ("right", "wrong", "missed")),
-    ]
+    counts = [f"{row[key]:,}" for key in ("right", "wrong", "missed")]
+    return [row["name"], threshold, *shares, *counts]
 
 
 def _class_charts(detected: Detected) -> list[tuple[str, list[Chart]]]:
