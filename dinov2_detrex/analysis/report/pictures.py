@@ -151,14 +151,15 @@ def _truth_labels(judged: Judged, rows: np.ndarray) -> list[str]:
 
 
 def _drawn(photo: Image.Image, boxes: Boxes, rows: np.ndarray, labels: list[str], window: Window) -> Image.Image:
-    """A window of the photo, scaled, with some of the boxes."""
+    """A window of the photo, scaled, with those of the boxes that reach into it."""
     part = photo.crop(window)
     scale = SIDE_PX / max(part.size)
     size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
     xyxy = boxes.xywh[rows].copy()
     xyxy[:, 2:] += xyxy[:, :2]
     xyxy = (xyxy - np.array([*window[:2], *window[:2]])) * scale
-    return draw_boxes(part.resize(size), xyxy, boxes.kind[rows].tolist(), labels)
+    inside = np.flatnonzero((xyxy[:, 2:] > 0).all(axis=1) & (xyxy[:, :2] < size).all(axis=1))
+    return draw_boxes(part.resize(size), xyxy[inside], boxes.kind[rows[inside]].tolist(), [labels[i] for i in inside])
 
 
 def _window(xywh: np.ndarray, size_wh: tuple[int, int]) -> Window:
