@@ -65,6 +65,15 @@ def test_each_detection_finds_the_object_that_pycocotools_gives_it(options):
         assert matches_of(truth, judge(truth, results)) == expected
 
 
+def test_of_two_objects_alike_the_one_is_found_that_pycocotools_finds():
+    truth, results = random_case(2, crowds=0.0)
+    again = [a | {"id": a["id"] + 1000} for a in truth["annotations"]]
+    truth = truth | {"annotations": truth["annotations"] + again}
+    found = matches_of(truth, judge(truth, results))
+    assert found == matches_of_pycocotools(truth, results)
+    assert any(match > 1000 for rows in found.values() for _, match, _ in rows)
+
+
 def counted(judged, class_index, threshold):
     """(right, wrong) at a threshold, one by one."""
     right = wrong = 0
