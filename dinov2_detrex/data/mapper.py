@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _WITHOUT_MASK = "leave it out, or let it be ignored with iscrowd=1"
 
+
 class DetrDatasetMapper:
     """Map a data set dict to a model input.
 
@@ -131,7 +132,10 @@ def _require_masks(annotations: list[dict], mask_format: str, file_name: str) ->
     for annotation in annotations:
         if annotation.get("iscrowd", 0):
             continue
-        segmentation, where = annotation.get("segmentation"), f"{file_name}: the object with the box {annotation['bbox']}"
+        segmentation, where = (
+            annotation.get("segmentation"),
+            f"{file_name}: the object with the box {annotation['bbox']}",
+        )
         if not segmentation:
             raise DatasetError(f"{where} has no segmentation, which training on masks needs; {_WITHOUT_MASK}")
         if mask_format == "polygon" and isinstance(segmentation, dict):
