@@ -1,4 +1,4 @@
-"""The shapes data set: how images of simple shapes with exact boxes and outlines are made, in COCO format and without a download.
+"""The shapes data set: how images of simple shapes with exact boxes and outlines are made, in COCO format.
 
     python -m dinov2_detrex.data.shapes [--root DIR]
 

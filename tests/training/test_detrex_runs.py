@@ -1,4 +1,4 @@
-"""A detector of detrex's own on this project's backbone through the program: an iteration, an evaluation, a prediction."""
+"""A detector of detrex's own on this project's backbone through the program: an iteration, AP, a prediction."""
 
 import json
 

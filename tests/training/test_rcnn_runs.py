@@ -107,7 +107,7 @@ def rle(x, y, side, width=80, height=70, compressed=True):
 
 
 def make_data(root):
-    """Three images: a polygon, a compressed and an uncompressed RLE side by side; no object; a crowd beside a polygon."""
+    """Three images: a polygon and both kinds of RLE side by side; no object; a crowd beside a polygon."""
     coco = CocoFolder(root)
     coco.document["categories"] = [{"id": key, "name": name} for key, name in NAMES_BY_ID.items()]
     for image_id in range(3):
