@@ -170,6 +170,19 @@ def test_image_size_is_one_override():
 
 
 @real
+def test_the_pyramid_has_the_weights_of_detectron2s_own_and_tiles_images_of_any_size():
+    cfg = recipe(NAMES[-1], ["model.backbone.net.pretrained=false", "dataloader.image.size=600"])
+    own = full_size(NAMES[-1]).backbone
+    cfg.model.backbone._target_ = "detectron2.modeling.SimpleFeaturePyramid"
+    with torch.device("meta"):
+        theirs = instantiate(cfg.model.backbone)
+    assert own.output_shape() == theirs.output_shape()
+    shapes = ({k: v.shape for k, v in backbone.state_dict().items()} for backbone in (own, theirs))
+    assert next(shapes) == next(shapes)
+    assert own.padding_constraints["size_divisibility"] == 64
+
+
+@real
 @pytest.mark.parametrize("name", NAMES)
 def test_results_of_a_run_lie_in_its_folder(name):
     cfg = recipe(name)

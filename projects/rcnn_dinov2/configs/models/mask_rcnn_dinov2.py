@@ -7,7 +7,7 @@ ImageNet's pixel statistics in the order RGB.
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 
-from dinov2_detrex.backbone import TimmBackbone
+from dinov2_detrex.backbone import SimpleFeaturePyramid, TimmBackbone
 
 model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
 model.backbone.net = L(TimmBackbone)(
@@ -22,6 +22,7 @@ model.backbone.net = L(TimmBackbone)(
     use_act_checkpoint=True,
 )
 model.backbone.in_feature = "p-1"
+model.backbone._target_ = SimpleFeaturePyramid  # the same weights; images of any size are padded to what it tiles
 model.pixel_mean = [123.675, 116.280, 103.530]
 model.pixel_std = [58.395, 57.120, 57.375]
 model.input_format = "RGB"

@@ -12,7 +12,6 @@ from detectron2.layers import ShapeSpec
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from dinov2_detrex import get_config
-from dinov2_detrex.backbone import SimpleFeaturePyramid
 
 from ..models.mask_rcnn_dinov2 import model
 
@@ -27,7 +26,7 @@ for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
 dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}")
 dataloader.train.total_batch_size = 8
 
-# a ViT of 4 blocks, 128 wide, on small patches; this project's pyramid makes the strides of 4 to 64 of those of 8
+# a ViT of 4 blocks, 128 wide, on small patches, from which the pyramid makes the strides of 4 to 64 as well
 model.backbone.net.update(
     model_name="vit_small_patch14_dinov2",
     pretrained=False,
@@ -41,7 +40,6 @@ model.backbone.net.update(
     drop_path_rate=0.0,
     use_act_checkpoint=False,
 )
-model.backbone._target_ = SimpleFeaturePyramid
 model.backbone.scale_factors = (2.0, 1.0, 0.5, 0.25)
 model.backbone.square_pad = 0
 
