@@ -28,9 +28,9 @@ def project_of(path):
     return parts[1] if parts[0] == "projects" else ""
 
 
-def marked(path, value=None):
-    """A parameter, the path itself if no other is given, with the marks of what the recipe there needs."""
+def marked(path):
+    """The path as a parameter with the marks of what the recipe there needs."""
     project = project_of(path)
     marks = [pytest.mark.real(*NEEDS[project])] if project in NEEDS else []
     marks += [NEEDS_CHECKOUT] if project == "h_deformable_detr_dinov2" else []
-    return pytest.param(path if value is None else value, marks=marks)
+    return pytest.param(path, marks=marks)
