@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from dinov2_detrex.data import datasets_root, generate_shapes, shapes
+from dinov2_detrex.data import datasets_root, generate_shapes, generated, shapes
+from dinov2_detrex.data.painting import coverage
 
 SMALL = dict(num_train=12, num_val=6, image_size=96, seed=3)
 SPLITS = {"train": 12, "val": 6}
@@ -74,7 +75,7 @@ def test_boxes_are_tight_around_the_painted_pixels(name):
 def test_area_is_that_of_the_painted_pixels():
     for name in shapes.OUTLINES_XY:
         corners = shapes._draw_object(np.random.default_rng(1), (200, 200), (name,))["corners"]
-        covered = shapes._coverage(corners, np.array([0, 0, 200, 200])).sum()
+        covered = coverage([corners], np.array([0, 0, 200, 200])).sum()
         assert shapes.polygon_area(corners) == pytest.approx(covered, rel=0.06)
 
 
@@ -106,7 +107,7 @@ def test_other_arguments_make_it_anew(tmp_path):
 
 def test_an_interrupted_generation_is_not_taken_for_complete(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(shapes, "_coco_annotation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(generated, "_coco_annotation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate_shapes(tmp_path / "shapes", **SMALL)
     assert list(tmp_path.iterdir()) == []
