@@ -1,7 +1,7 @@
 """Which of two recipes finds more? Paired runs, one of each for every seed, and the mean difference with its interval.
 
-Two runs of one seed share the data's order, so their difference varies less than either. Runs are processes of their own
-and end up below one folder, `a/seed-0`, `b/seed-0`, ...; what is there is not trained again, and a run that was
+Two runs of one seed share the data's order, so their difference varies less than either. Runs are processes of their
+own and end up below one folder, `a/seed-0`, `b/seed-0`, ...; what is there is not trained again, and a run that was
 interrupted goes on.
 """
 
@@ -178,7 +178,8 @@ def table(results: Mapping[str, Mapping[int, RunResult]]) -> str:
     header = ("", "A", "B", f"B - A, mean of {len(a)} with 95 % interval")
     runs = [(seed, *(f"{results[name][seed].metrics['AP']:.2f}" for name in "ab")) for seed in results["a"]]
     return "\n\n".join(
-        tabulate(r, h, tablefmt="github", disable_numparse=True) for r, h in ((rows, header), (runs, ("seed", "A", "B")))
+        tabulate(r, h, tablefmt="github", disable_numparse=True)
+        for r, h in ((rows, header), (runs, ("seed", "A", "B")))
     )
 
 

@@ -77,7 +77,7 @@ class LayerFusion(nn.Module):
             raise ValueError(f"fusion={how!r} is neither 'sum' nor 'concat'")
         if how == "sum" and len(set(channels)) > 1:
             raise ValueError(f"fusion='sum' needs maps of equal channels, not {list(channels)}; 'concat' takes them")
-        self.norms = nn.ModuleList(get_norm(norm, count) for count in channels)
+        self.norms = nn.ModuleList(get_norm(norm, count) or nn.Identity() for count in channels)
         self.projection = Conv2d(sum(channels), channels[-1], 1) if how == "concat" else None
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -78,8 +78,9 @@ def num_blocks(net) -> int:
 
 
 def even_maps(net, count: int) -> list[str]:
-    """`${d2d.even_maps:${.net},4}`: the maps of that many blocks of a ViT at even distances, the last one among them, for
-    `in_feature`: ["p2", "p5", "p8", "p11"] of 12 blocks; those of all blocks where there are fewer.
+    """`${d2d.even_maps:${.net},4}`: maps of that many blocks of a ViT at even distances, the last one among them.
+
+    They are for `in_feature`: ["p2", "p5", "p8", "p11"] of 12 blocks; those of all blocks where there are fewer.
 
     Raises:
         ValueError: a count below 1, or `net` is no plain ViT of timm.

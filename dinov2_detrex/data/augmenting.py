@@ -1,8 +1,8 @@
-"""How are a training picture and its boxes changed together, also with the help of other pictures? Named presets of steps.
+"""How are a training picture and its boxes changed together, also with other pictures? By named presets of steps.
 
 A mapper applies one preset before its own augmentations. A step sees a `Picture` and may draw others of the data set.
-All randomness is numpy's and torch's global generators, which the loader seeds for every sample, so that the n-th sample
-of a run is the same after a resume.
+All randomness is numpy's and torch's global generators, which the loader seeds for every sample, so that the n-th
+sample of a run is the same after a resume.
 
 Mosaic: Bochkovskiy et al. 2020 (YOLOv4). Mix-up: Zhang et al. 2019 (Bag of freebies). Copy-paste, large-scale jitter:
 Ghiasi et al. 2021. Box-keeping crop: Liu et al. 2016 (SSD). The rest are torchvision's transforms v2.
@@ -166,7 +166,7 @@ class OfTorchvision:
 
     def __call__(self, picture: Picture, draw: DrawPicture) -> Picture:
         pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels.transpose(2, 0, 1)))  # H W C -> C H W
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=picture.hw)
+        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=picture.hw)  # pyright: ignore[reportCallIssue]
         sample = {"image": tv_tensors.Image(pixels), "boxes": boxes, "labels": torch.from_numpy(picture.classes)}
         if not len(picture.boxes) and isinstance(self.transform, v2.RandomIoUCrop):
             return picture  # it looks for a window by its overlap with boxes

@@ -1,4 +1,4 @@
-"""How is a generated data set written to the disk? In COCO's form, whole or not at all, with the arguments that made it."""
+"""How is a generated data set written? In COCO's form, whole or not at all, with the arguments that made it."""
 
 import json
 import logging

@@ -100,9 +100,7 @@ class SeededSamples(Dataset[Record]):
         num_processes: that do.
     """
 
-    def __init__(
-        self, records: Records, mapper: Mapper | None, seed: int, rank_bits: int = 0, num_processes: int = 1
-    ):
+    def __init__(self, records: Records, mapper: Mapper | None, seed: int, rank_bits: int = 0, num_processes: int = 1):
         self.records, self.mapper, self.seed = records, mapper, seed
         self.rank_bits, self.num_processes = rank_bits, num_processes
 

@@ -161,7 +161,9 @@ def _steps_of(preset: str, is_train: bool, mask_on: bool, img_format: str) -> Se
     steps = augmenting.preset(preset)
     clashes = {"is_train=False": not is_train, "mask_on=True": mask_on, f"img_format={img_format}": img_format == "L"}
     for clash in (text for text, given in clashes.items() if given):
-        raise UsageError(f"mapper.preset={preset} does not go with {clash}: presets change pictures in colour and boxes")
+        raise UsageError(
+            f"mapper.preset={preset} does not go with {clash}: presets change pictures in colour and boxes"
+        )
     return steps
 
 

@@ -58,9 +58,7 @@ def paint_background(rng: np.random.Generator, image_hw: tuple[int, int]) -> np.
     return np.asarray(image, dtype=np.float64)
 
 
-def contrasting_colour(
-    rng: np.random.Generator, behind: np.ndarray, min_contrast: float = MIN_CONTRAST
-) -> np.ndarray:
+def contrasting_colour(rng: np.random.Generator, behind: np.ndarray, min_contrast: float = MIN_CONTRAST) -> np.ndarray:
     """A random colour at least `min_contrast` away from the mean of the pixels (N, 3) that it will cover."""
     mean = behind.mean(axis=0)
     while True:

@@ -92,7 +92,9 @@ class DINOCriterion(nn.Module):
         if loss_class_type not in CLASS_LOSSES:
             raise AssertionError(f"loss_class_type is one of {', '.join(CLASS_LOSSES)}, not {loss_class_type!r}")
         if loss_class_type in RULES and getattr(matcher, "cost_class_type", None) == "ce_cost":
-            raise ValueError(f"loss_class_type={loss_class_type!r} is of sigmoid scores, the matcher's 'ce_cost' is not")
+            raise ValueError(
+                f"loss_class_type={loss_class_type!r} is of sigmoid scores, the matcher's 'ce_cost' is not"
+            )
         self.num_classes = num_classes
         self.matcher = matcher
         self.weight_dict = {key: float(weight) for key, weight in weight_dict.items()}
@@ -174,7 +176,7 @@ class DINOCriterion(nn.Module):
     def one_to_many_losses(
         self, layers: list[Prediction], num_groups: int, targets: Targets, num_boxes: float | Tensor
     ) -> Losses:
-        """Losses of the groups of training queries: every group is matched for itself, so an object is found by each."""
+        """Losses of the groups of training queries: each is matched for itself, so an object is found by each."""
         places = decoder_places("o2m", len(layers))
         stacked = Predictions.stack(places, layers)
         logits, boxes = (
@@ -213,7 +215,13 @@ class DINOCriterion(nn.Module):
         return {(name, place): values[name][i] for i, place in enumerate(predictions.places) for name in values}
 
     def values_of(
-        self, logits: Tensor, boxes: Tensor, matches: Matches, labels: Tensor, targets: Targets, num_boxes: float | Tensor
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        matches: Matches,
+        labels: Tensor,
+        targets: Targets,
+        num_boxes: float | Tensor,
     ) -> dict[str, Tensor]:
         """name -> (L,): the chosen losses of logits (L, B, Q, K) and boxes (L, B, Q, 4), as `losses_of` takes them."""
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)

@@ -23,7 +23,14 @@ from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
 from dinov2_detrex.detector.layers import MLP, at_least_float32
 from dinov2_detrex.detector.levels import Levels, shapes_of
 from dinov2_detrex.detector.loss_names import spelled_out, weighted
-from dinov2_detrex.detector.outputs import DenoisingMeta, OneToManyMeta, Outputs, Prediction, split_groups, split_queries
+from dinov2_detrex.detector.outputs import (
+    DenoisingMeta,
+    OneToManyMeta,
+    Outputs,
+    Prediction,
+    split_groups,
+    split_queries,
+)
 from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
 from dinov2_detrex.detector.pictures import training_image
 from dinov2_detrex.detector.postprocess import best_detections, to_instances

@@ -17,7 +17,6 @@ from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, pairwise_giou
 from dinov2_detrex.detector.outputs import Prediction
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
 
-
 CLASS_COSTS = ("focal_loss_cost", "ce_cost", "modulated_focal_cost")
 
 
@@ -48,8 +47,8 @@ class HungarianMatcher(nn.Module):
 
     Args:
         cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs.
-        cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax); or "modulated_focal_cost", the focal cost of
-            p sqrt((GIoU + 1) / 2), which prefers queries whose class and box are good at once (Liu et al. 2023,
+        cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax); or "modulated_focal_cost", the focal cost
+            of p sqrt((GIoU + 1) / 2), which prefers queries whose class and box are good at once (Liu et al. 2023,
             Stable-DINO, section 3.3).
         alpha, gamma: of the focal costs.
 

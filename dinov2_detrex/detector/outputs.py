@@ -20,7 +20,7 @@ class Outputs(Prediction, total=False):
 
 
 class OneToManyMeta(TypedDict):
-    """The outputs of the groups of training queries, (B, groups x queries of one, ...), and how many groups they are."""
+    """The outputs of the groups of training queries, (B, groups x queries of one, ...), and how many groups."""
 
     num_groups: int
     outputs: Outputs
@@ -51,7 +51,7 @@ def split_queries(outputs: Outputs, count: int) -> tuple[Outputs, Outputs]:
 
 
 def split_groups(outputs: Outputs, num_queries: int) -> tuple[Outputs, Outputs]:
-    """Outputs of the first `num_queries`, the ordinary ones, and of the groups after them, once denoising is split off."""
+    """Outputs of the first `num_queries`, the ordinary ones, and of the groups after them; without denoising."""
     groups, ordinary = split_queries(outputs, num_queries)
     if "enc_outputs" in outputs:
         ordinary["enc_outputs"] = outputs["enc_outputs"]

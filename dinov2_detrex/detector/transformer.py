@@ -71,9 +71,10 @@ class DINOTransformer(nn.Module):
         num_feature_levels: L.
         two_stage_num_proposals: number of queries to select.
         learnt_init_query: query contents are learnt; otherwise they are the memory of the selected cells.
-        one_to_many_groups: in training, so many more groups of queries with contents of their own start from the boxes of
-            the selected cells; a group sees itself alone, and each is matched for itself (Chen et al. 2023, Group DETR,
-            section 3; the selection is shared). Their parameters are `group_embed`; evaluation knows nothing of them.
+        one_to_many_groups: in training, so many more groups of queries with contents of their own start from the boxes
+            of the selected cells; a group sees itself alone, and each is matched for itself (Chen et al. 2023, Group
+            DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
+            nothing of them.
         one_to_many_queries: queries in each group, those of the best cells; None for `two_stage_num_proposals`.
 
     Raises:
@@ -226,7 +227,7 @@ class DINOTransformer(nn.Module):
         return contents, boxes
 
     def group_mask(self, num_queries: int, others: Tensor | None) -> Tensor:
-        """(Q, Q), True where blocked, over all Q = `num_queries`: a group sees itself alone, and nothing else sees it.
+        """(Q, Q), True where blocked, Q = `num_queries`: a group sees itself alone, and nothing else sees it.
 
         Args:
             num_queries: leading and selected ones, then those of the groups.

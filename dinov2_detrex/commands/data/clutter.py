@@ -1,4 +1,4 @@
-"""Generate the clutter data set (COCO format): small, half hidden figures of twelve classes that share their colours."""
+"""Generate the clutter data set (COCO format): small, half hidden figures of twelve classes."""
 
 import logging
 
