@@ -167,7 +167,7 @@ class ModelEmaOptions(Section):
     decay: float = option(0.999, Range(0, 1, open=True))
     """The part of the average that stays in a step."""
     warmup: int = option(0, AT_LEAST_0)
-    """The decay grows as decay * (1 - exp(-iteration / warmup)), so that the first weights are soon forgotten; 0 = off."""
+    """The decay grows as decay * (1 - exp(-iteration / warmup)), which soon forgets the first weights; 0 = off."""
     device: Device = Device.unset
     """Where it is kept; '' = beside the model."""
     use_ema_weights_for_eval_only: bool = False

@@ -28,6 +28,7 @@ from dinov2_detrex.detector.outputs import (
     OneToManyMeta,
     Outputs,
     Prediction,
+    of_queries,
     split_groups,
     split_queries,
 )
@@ -327,7 +328,8 @@ class DINO(nn.Module):
             return
         ordinary = outputs if denoising is None else split_queries(outputs, denoising.count)[0]
         at_input_size = [{}]
-        first: Prediction = {key: ordinary[key][:1, : self.num_queries] for key in ("pred_logits", "pred_boxes")}
+        alone: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        first = of_queries(alone, slice(self.num_queries))
         found = self.postprocess(first, image_sizes[:1], at_input_size)[0]["instances"]
         image = training_image(batched_inputs[0], found, self.input_format)
         get_event_storage().put_image("ground truth and predictions", image)

@@ -1,8 +1,8 @@
 """What should a matched query's class score be, where it is to tell how good the query's box is?
 
 A detector ranks its boxes by their class scores, so a score that follows the box's overlap ranks well-placed boxes
-first (Zhang et al. 2021, VarifocalNet, section 3). A rule replaces the target 1 of a matched query; all other logits stay
-background, p^gamma (-log(1 - p)) times a factor.
+first (Zhang et al. 2021, VarifocalNet, section 3). A rule replaces the target 1 of a matched query; all other logits
+stay background, p^gamma (-log(1 - p)) times a factor.
 """
 
 from collections.abc import Callable, Mapping

@@ -249,6 +249,6 @@ def check_groups(num_groups: int, group_size: int, num_selected: int, learnt_ini
         raise ValueError(f"one_to_many_groups={num_groups} needs learnt_init_query=True: else all groups are the same")
     if num_groups < 0 or num_groups and not 1 <= group_size <= num_selected:
         raise ValueError(
-            f"one_to_many_groups={num_groups} of {group_size} queries: a group takes 1 to {num_selected}, the number of "
-            "selected cells (two_stage_num_proposals)"
+            f"one_to_many_groups={num_groups} of {group_size} queries: a group takes 1 to {num_selected}, the number "
+            "of selected cells (two_stage_num_proposals)"
         )
