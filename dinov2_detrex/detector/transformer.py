@@ -76,9 +76,13 @@ class DINOTransformer(nn.Module):
             DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
             nothing of them.
         one_to_many_queries: queries in each group, those of the best cells; None for `two_stage_num_proposals`.
+        selection_noise: in training, cells are drawn with probabilities that grow as exp(score / noise) instead of taking
+            the best (Gumbel top-k, Kool et al. 2019, section 2): a fresh detector, whose scores say nothing yet, then
+            looks everywhere, and not where chance has put its highest scores. 0 takes the best.
 
     Raises:
-        ValueError: groups without learnt contents, which would all be the same, or with more queries than are selected.
+        ValueError: groups without learnt contents, which would all be the same, or with more queries than are
+            selected; or a negative noise.
     """
 
     def __init__(
@@ -90,9 +94,12 @@ class DINOTransformer(nn.Module):
         learnt_init_query: bool = True,
         one_to_many_groups: int = 0,
         one_to_many_queries: int | None = None,
+        selection_noise: float = 0.0,
     ):
         super().__init__()
         group_size = two_stage_num_proposals if one_to_many_queries is None else one_to_many_queries
+        if selection_noise < 0:
+            raise ValueError(f"selection_noise={selection_noise} must be at least 0")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
         embed_dim = encoder.embed_dim
         self.embed_dim = embed_dim
@@ -103,11 +110,12 @@ class DINOTransformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.tgt_embed = nn.Embedding(two_stage_num_proposals, embed_dim) if learnt_init_query else None
-        self.one_to_many_groups = one_to_many_groups
-        self.group_embed = nn.Embedding(one_to_many_groups * group_size, embed_dim) if one_to_many_groups else None
+        self.selection_noise = selection_noise
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
         self.init_weights()
+        self.one_to_many_groups = one_to_many_groups
+        self.group_embed = self._contents_of(one_to_many_groups * group_size) if one_to_many_groups else None
 
     def init_weights(self) -> None:
         """Xavier for every matrix, then the deformable attentions' own start, then normal level embeddings."""
@@ -118,6 +126,13 @@ class DINOTransformer(nn.Module):
             if isinstance(module, MultiScaleDeformableAttention):
                 module.init_weights()
         nn.init.normal_(self.level_embeds)
+
+    def _contents_of(self, num_queries: int) -> nn.Embedding:
+        """Contents of the groups' queries; all other initial weights are those of a transformer without them."""
+        with torch.random.fork_rng(devices=[]):
+            contents = nn.Embedding(num_queries, self.embed_dim)
+            nn.init.xavier_uniform_(contents.weight)
+        return contents
 
     def forward(self, levels: Levels, leading: LeadingQueries | None = None) -> TransformerOutput:
         """Run the transformer.
@@ -202,9 +217,10 @@ class DINOTransformer(nn.Module):
         proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask)
         memory = memory.masked_fill(invalid[..., None], 0.0)
         logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
-        index = best_cells(
-            at_least_float32(logits.detach()).amax(-1), memory_padding_mask, self.two_stage_num_proposals
-        )
+        scores = at_least_float32(logits.detach()).amax(-1)
+        if self.training and self.selection_noise:
+            scores = scores - self.selection_noise * torch.empty_like(scores).exponential_().log()
+        index = best_cells(scores, memory_padding_mask, self.two_stage_num_proposals)
         selected = self.enc_output_norm(self.enc_output(gather_tokens(memory, index)))
         boxes_logit = at_least_float32(box_heads[-1](selected)) + gather_tokens(proposals, index)
         padding_mask = None

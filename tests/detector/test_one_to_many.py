@@ -58,6 +58,14 @@ def test_evaluation_is_the_same_to_the_bit_without_the_groups_weights(models):
             assert torch.equal(one["instances"].pred_boxes.tensor, other["instances"].pred_boxes.tensor)
 
 
+def test_the_other_initial_weights_are_those_of_a_detector_without_groups():
+    states = []
+    for transformer in ({}, {"one_to_many_groups": 2}):
+        torch.manual_seed(0)
+        states.append(tiny_dino(transformer=transformer).state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+
+
 def test_a_batch_without_objects_gives_the_groups_a_gradient():
     model = small_dino(**ON).train()
     sum(model([record(image(96, 80), [], ())]).values()).backward()
