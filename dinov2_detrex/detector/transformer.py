@@ -76,9 +76,9 @@ class DINOTransformer(nn.Module):
             DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
             nothing of them.
         one_to_many_queries: queries in each group, those of the best cells; None for `two_stage_num_proposals`.
-        selection_noise: in training, cells are drawn with probabilities that grow as exp(score / noise) instead of taking
-            the best (Gumbel top-k, Kool et al. 2019, section 2): a fresh detector, whose scores say nothing yet, then
-            looks everywhere, and not where chance has put its highest scores. 0 takes the best.
+        selection_noise: in training, cells are drawn with probabilities that grow as exp(score / noise) instead of
+            taking the best (Gumbel top-k, Kool et al. 2019, section 2): a fresh detector, whose scores say nothing yet,
+            then looks everywhere, and not where chance has put its highest scores. 0 takes the best.
 
     Raises:
         ValueError: groups without learnt contents, which would all be the same, or with more queries than are
