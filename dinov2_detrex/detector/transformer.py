@@ -16,7 +16,14 @@ from dinov2_detrex.detector.denoising import LeadingQueries
 from dinov2_detrex.detector.encoder import DINOTransformerEncoder
 from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.levels import Levels, flatten_levels
-from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, gather_tokens
+from dinov2_detrex.detector.two_stage import (
+    MARGIN,
+    PROPOSAL_SIZE,
+    best_cells,
+    cell_centres,
+    cell_proposals,
+    gather_tokens,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,9 @@ class DINOTransformer(nn.Module):
         num_feature_levels: L.
         two_stage_num_proposals: number of queries to select.
         learnt_init_query: query contents are learnt; otherwise they are the memory of the selected cells.
+        proposal_size: side of the box that a cell of the finest level proposes, of the image's, doubled from level to
+            level. 0.05 suits images of 800 pixels at stride 8; where objects fill more of the image, larger ones are
+            nearer to them. A level whose boxes would not lie within the image proposes none.
         one_to_many_groups: in training, so many more groups of queries with contents of their own start from the boxes
             of the selected cells; a group sees itself alone, and each is matched for itself (Chen et al. 2023, Group
             DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
@@ -82,7 +92,7 @@ class DINOTransformer(nn.Module):
 
     Raises:
         ValueError: groups without learnt contents, which would all be the same, or with more queries than are
-            selected; or a negative noise.
+            selected; a negative noise, or a proposal that no image holds.
     """
 
     def __init__(
@@ -92,12 +102,15 @@ class DINOTransformer(nn.Module):
         num_feature_levels: int = 4,
         two_stage_num_proposals: int = 900,
         learnt_init_query: bool = True,
+        proposal_size: float = PROPOSAL_SIZE,
         one_to_many_groups: int = 0,
         one_to_many_queries: int | None = None,
         selection_noise: float = 0.0,
     ):
         super().__init__()
         group_size = two_stage_num_proposals if one_to_many_queries is None else one_to_many_queries
+        if not MARGIN < proposal_size < 1 - MARGIN:
+            raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
         if selection_noise < 0:
             raise ValueError(f"selection_noise={selection_noise} must be at least 0")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
@@ -110,7 +123,7 @@ class DINOTransformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.tgt_embed = nn.Embedding(two_stage_num_proposals, embed_dim) if learnt_init_query else None
-        self.selection_noise = selection_noise
+        self.proposal_size, self.selection_noise = proposal_size, selection_noise
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
         self.init_weights()
@@ -214,7 +227,7 @@ class DINOTransformer(nn.Module):
         All cells are scored, and what is selected is computed again: so the backward sees the selected cells alone.
         """
         class_heads, box_heads = self.decoder.heads()
-        proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask)
+        proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask, self.proposal_size)
         memory = memory.masked_fill(invalid[..., None], 0.0)
         logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
         scores = at_least_float32(logits.detach()).amax(-1)
