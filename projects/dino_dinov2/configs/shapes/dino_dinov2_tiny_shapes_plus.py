@@ -1,4 +1,4 @@
-"""The quickstart's tiny detector with what was measured to lift it: the plus quickstart.
+"""The quickstart's tiny detector with first boxes of the objects' size: the plus quickstart.
 
     python -m dinov2_detrex.data.shapes
     python tools/train_net.py --config-file projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes_plus.py
@@ -8,9 +8,7 @@ Hardware it is meant for: any CPU. Not yet trained to its end; benchmarks/RESULT
 
 from .dino_dinov2_tiny_shapes import dataloader, lr_multiplier, model, optimizer, schedule, train
 
-# every object is found four times more in training, by groups of queries that evaluation does not have
-model.transformer.one_to_many_groups = 4
+# cells propose boxes of 0.12, 0.24, 0.48 and 0.96 of the image, the shapes are 0.2 to 0.6: 0.05 is less than a cell here
+model.transformer.proposal_size = 0.12
 
-train.model_ema.enabled = True
-train.model_ema.decay = 0.99
 train.output_dir = "./output/dino_dinov2_tiny_shapes_plus"
