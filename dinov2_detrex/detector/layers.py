@@ -28,9 +28,10 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        return last(x)
 
 
 class FFN(nn.Module):
