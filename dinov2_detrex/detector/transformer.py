@@ -86,13 +86,10 @@ class DINOTransformer(nn.Module):
             DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
             nothing of them.
         one_to_many_queries: queries in each group, those of the best cells; None for `two_stage_num_proposals`.
-        selection_noise: in training, cells are drawn with probabilities that grow as exp(score / noise) instead of
-            taking the best (Gumbel top-k, Kool et al. 2019, section 2): a fresh detector, whose scores say nothing yet,
-            then looks everywhere, and not where chance has put its highest scores. 0 takes the best.
 
     Raises:
         ValueError: groups without learnt contents, which would all be the same, or with more queries than are
-            selected; a negative noise, or a proposal that no image holds.
+            selected; or a proposal that no image holds.
     """
 
     def __init__(
@@ -105,14 +102,11 @@ class DINOTransformer(nn.Module):
         proposal_size: float = PROPOSAL_SIZE,
         one_to_many_groups: int = 0,
         one_to_many_queries: int | None = None,
-        selection_noise: float = 0.0,
     ):
         super().__init__()
         group_size = two_stage_num_proposals if one_to_many_queries is None else one_to_many_queries
         if not MARGIN < proposal_size < 1 - MARGIN:
             raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
-        if selection_noise < 0:
-            raise ValueError(f"selection_noise={selection_noise} must be at least 0")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
         embed_dim = encoder.embed_dim
         self.embed_dim = embed_dim
@@ -123,7 +117,7 @@ class DINOTransformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.tgt_embed = nn.Embedding(two_stage_num_proposals, embed_dim) if learnt_init_query else None
-        self.proposal_size, self.selection_noise = proposal_size, selection_noise
+        self.proposal_size = proposal_size
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
         self.init_weights()
@@ -231,8 +225,6 @@ class DINOTransformer(nn.Module):
         memory = memory.masked_fill(invalid[..., None], 0.0)
         logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
         scores = at_least_float32(logits.detach()).amax(-1)
-        if self.training and self.selection_noise:
-            scores = scores - self.selection_noise * torch.empty_like(scores).exponential_().log()
         index = best_cells(scores, memory_padding_mask, self.two_stage_num_proposals)
         selected = self.enc_output_norm(self.enc_output(gather_tokens(memory, index)))
         boxes_logit = at_least_float32(box_heads[-1](selected)) + gather_tokens(proposals, index)

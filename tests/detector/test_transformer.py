@@ -240,30 +240,3 @@ def test_initial_values_are_those_of_the_recipe():
         assert not values[f"bbox_embed.{i}.layers.2.weight"].any() and not values[f"bbox_embed.{i}.layers.2.bias"].any()
         assert torch.equal(values[f"class_embed.{i}.weight"], values["class_embed.0.weight"])
     assert not values["neck.convs.0.conv.bias"].any()
-
-
-def selected_boxes(model, levels, seed):
-    torch.manual_seed(seed)
-    return model.transformer(levels).selected_boxes.detach()
-
-
-def test_with_noise_training_looks_at_all_cells_while_their_scores_say_nothing_and_evaluation_does_not():
-    model = speaking_model(num_queries=10, transformer={"selection_noise": 1.0})
-    model.class_embed[-1].weight.data.zero_()
-    model.bbox_embed[-1].layers[-1].weight.data.zero_()
-    maps = random_levels()
-    levels = Levels.from_masks(maps, random_levels(), None)
-    with torch.no_grad():
-        found = torch.cat([selected_boxes(model.train(), levels, seed)[0] for seed in range(60)])
-        (_, counts) = torch.unique(found, dim=0, return_counts=True)
-        num_cells = sum(height * width for height, width in SHAPES_HW)
-        assert len(counts) > 0.8 * num_cells and counts.max() < 12  # each cell 2.1 times of 600 draws on average
-        assert torch.equal(selected_boxes(model.eval(), levels, 0), selected_boxes(model, levels, 1))
-
-
-def test_noise_that_is_small_beside_the_scores_leaves_the_best_cells():
-    plain, noisy = (speaking_model(transformer={"selection_noise": noise}).train() for noise in (0.0, 1e-6))
-    levels = Levels.from_masks(random_levels(), random_levels(), None)
-    torch.testing.assert_close(selected_boxes(noisy, levels, 3), selected_boxes(plain, levels, 4))
-    with pytest.raises(ValueError, match="selection_noise=-1"):
-        tiny_dino(transformer={"selection_noise": -1})

@@ -8,7 +8,7 @@ Hardware it is meant for: any CPU. Not yet trained to its end; benchmarks/RESULT
 
 from .dino_dinov2_tiny_shapes import dataloader, lr_multiplier, model, optimizer, schedule, train
 
-# cells propose boxes of 0.12, 0.24, 0.48 and 0.96 of the image, the shapes are 0.2 to 0.6: 0.05 is less than a cell here
+# cells propose boxes of 0.12 to 0.96 of the image, and the shapes are 0.2 to 0.6; 0.05, made for 800 pixels, is 6 here
 model.transformer.proposal_size = 0.12
 
 train.output_dir = "./output/dino_dinov2_tiny_shapes_plus"
