@@ -7,6 +7,7 @@ rate. The objects here are called with a parameter's full name and go to `optimi
 import re
 
 from dinov2_detrex.backbone.vit_families import FAMILIES
+from dinov2_detrex.runtime.values import MOST_LAYERS, require_number, require_whole
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
@@ -40,6 +41,9 @@ class BackboneLrFactor:
         num_layers: blocks of the ViT (12 in DINOv2-S and B, 24 in L, 40 in g).
         backbone_factor: on top of that, for every parameter of the ViT.
         marker: what the name of a parameter of the ViT contains; `TimmBackbone` holds its model as `timm_model`.
+
+    Raises:
+        UsageError: a negative rate or factor, or no layers.
     """
 
     FIRST_LAYER = frozenset(name for family in FAMILIES for name in family.before_blocks)
@@ -51,6 +55,8 @@ class BackboneLrFactor:
         backbone_factor: float = 1.0,
         marker: str = "timm_model.",
     ):
+        require_number(self, 0, lr_decay_rate=lr_decay_rate, backbone_factor=backbone_factor)
+        require_whole(self, 1, MOST_LAYERS, num_layers=num_layers)
         self.lr_decay_rate, self.num_layers = lr_decay_rate, num_layers
         self.backbone_factor, self.marker = backbone_factor, marker
 

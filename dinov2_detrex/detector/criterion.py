@@ -18,6 +18,7 @@ from dinov2_detrex.detector.losses import LOSSES, Loss, LossOptions, MatchedPred
 from dinov2_detrex.detector.matcher import Matches, match_predictions
 from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, decoder_layers
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
+from dinov2_detrex.runtime.values import require_number, require_share, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +56,16 @@ class DINOCriterion(nn.Module):
     Args:
         num_classes: K.
         matcher: a `HungarianMatcher`, or any module that matches one prediction like its `forward`.
-        weight_dict: loss name -> weight, applied by the detector (`spelled_out`, `weighted`).
+        weight_dict: loss name -> weight of at least 0, applied by the detector (`spelled_out`, `weighted`).
         losses: any of `LOSSES`.
         eos_coef: weight of the background in "ce_loss", 0.1 if None.
         loss_class_type: "focal_loss" (sigmoid, K logits) or "ce_loss" (softmax, K + 1 logits, background last).
-        alpha, gamma: of the focal loss.
+        alpha, gamma: of the focal loss; 0..1, and at least 0.
         two_stage_binary_cls: encoder proposals only tell objects from background (class 0).
 
     Raises:
         AssertionError: unknown losses or loss type.
+        UsageError: a number is out of its range.
     """
 
     empty_weight: Tensor
@@ -86,11 +88,15 @@ class DINOCriterion(nn.Module):
             raise AssertionError(f"unknown losses {sorted(unknown)}; there are {sorted(LOSSES)}")
         if loss_class_type not in ("focal_loss", "ce_loss"):
             raise AssertionError(f"loss_class_type is 'focal_loss' or 'ce_loss', not {loss_class_type!r}")
+        require_whole(self, 1, num_classes=num_classes)
+        require_number(self, 0, gamma=gamma, **weight_dict)
+        require_share(self, alpha=alpha)
         self.num_classes = num_classes
         self.matcher = matcher
         self.weight_dict = {key: float(weight) for key, weight in weight_dict.items()}
         self.losses = list(losses)
         self.eos_coef = 0.1 if eos_coef is None else eos_coef
+        require_number(self, 0, eos_coef=self.eos_coef)
         self.loss_class_type = loss_class_type
         self.alpha = alpha
         self.gamma = gamma

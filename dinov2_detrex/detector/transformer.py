@@ -17,6 +17,7 @@ from dinov2_detrex.detector.encoder import DINOTransformerEncoder
 from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.levels import Levels, flatten_levels
 from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, gather_tokens
+from dinov2_detrex.runtime.values import require_equal, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,9 @@ class DINOTransformer(nn.Module):
         num_feature_levels: L.
         two_stage_num_proposals: number of queries to select.
         learnt_init_query: query contents are learnt; otherwise they are the memory of the selected cells.
+
+    Raises:
+        UsageError: encoder and decoder are of another width, or of another number of levels.
     """
 
     def __init__(
@@ -83,6 +87,14 @@ class DINOTransformer(nn.Module):
     ):
         super().__init__()
         embed_dim = encoder.embed_dim
+        require_whole(
+            self, 1, num_feature_levels=num_feature_levels, two_stage_num_proposals=two_stage_num_proposals
+        )
+        parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
+        widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
+        levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}
+        require_equal(self, "embed_dim", embed_dim, **widths)
+        require_equal(self, "num_feature_levels", num_feature_levels, **levels)
         self.embed_dim = embed_dim
         self.num_feature_levels = num_feature_levels
         self.two_stage_num_proposals = two_stage_num_proposals
