@@ -1,4 +1,4 @@
-"""How is a batch answered as its images would be one by one? One call for each shape, so that none is padded to another.
+"""How is a batch answered as its images would be one by one? By one call for each shape: none is padded to another.
 
 A detector on a ViT sees the padding of a batch: its attention reaches the padded cells, its positions are those of the
 padded canvas, and the neck's group norm counts them. So a smaller image would get other boxes beside a larger one.

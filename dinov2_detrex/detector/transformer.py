@@ -87,9 +87,7 @@ class DINOTransformer(nn.Module):
     ):
         super().__init__()
         embed_dim = encoder.embed_dim
-        require_whole(
-            self, 1, num_feature_levels=num_feature_levels, two_stage_num_proposals=two_stage_num_proposals
-        )
+        require_whole(self, 1, num_feature_levels=num_feature_levels, two_stage_num_proposals=two_stage_num_proposals)
         parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
         widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
         levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}

@@ -67,7 +67,9 @@ def compare_batches(saved: dict[str, Any], batches: Batches) -> None:
         batches: of the run that continues it.
     """
     before = saved.get("batches") or {}
-    changed = [(_KEYS[name], before[name], now) for name, now in asdict(batches).items() if before.get(name, now) != now]
+    changed = [
+        (_KEYS[name], before[name], now) for name, now in asdict(batches).items() if before.get(name, now) != now
+    ]
     if changed:
         logger.warning(
             "--resume with other batches than before: %s; the run goes on, but not as it would have without a stop",

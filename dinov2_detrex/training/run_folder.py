@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS}  # of a file system
-# what a run writes, beside log.txt, which is appended to
-_WRITTEN = (LAST, "model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "coco_instances_results.json", "ema")
+# what a run writes beside its checkpoints, but for log.txt, which is appended to
+_WRITTEN = (LAST, "config.yaml", "metrics.json", "coco_instances_results.json", "ema")
 _WRITTEN_PATTERNS = ("events.out.tfevents.*",)
 
 

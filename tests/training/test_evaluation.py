@@ -8,7 +8,8 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.evaluation import DatasetEvaluator
 from omegaconf import OmegaConf
-from tiny_dino import image, record, tiny_dino
+from tiny_dino import image, tiny_dino
+from tiny_dino import record as as_input
 
 from dinov2_detrex.training import checkpoint
 from dinov2_detrex.training.evaluation import BestTracker, PeriodicEvaluation, Validator, flatten
@@ -172,7 +173,7 @@ class Recorder(DatasetEvaluator):
 
 
 def pictures_of_two_sizes(batch_size):
-    pictures = [record(image(64, 64), file_name="small"), record(image(128, 192), file_name="large")]
+    pictures = [as_input(image(64, 64), file_name="small"), as_input(image(128, 192), file_name="large")]
     return [pictures[i : i + batch_size] for i in range(0, 2, batch_size)]
 
 

@@ -81,19 +81,25 @@ def the_line(process):
     return stderr.strip()
 
 
+def stopped(start, number, seconds):
+    """A run that goes on from where it was, and gets the signal so many seconds after its next checkpoint."""
+    process, folder = start("run", "--resume")
+    before = set(folder.glob("model_*.pth"))
+    wait_for(lambda: set(folder.glob("model_*.pth")) - before, process)
+    time.sleep(seconds)
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    return process
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_ended_by_a_signal_at_random_moments_a_run_ends_as_an_undisturbed_one(start, call, undisturbed, number):
     rng = np.random.default_rng()
     for _ in range(4):
-        process, folder = start("run", "--resume")
-        before = set(folder.glob("model_*.pth"))
-        wait_for(lambda: set(folder.glob("model_*.pth")) - before, process)
-        time.sleep(rng.uniform(0, 0.3))
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=120)
+        process = stopped(start, number, rng.uniform(0, 0.3))
         if process.returncode == 0:  # it was faster
             break
-        assert process.returncode == (130 if number == signal.SIGINT else -number), stderr
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
     result, folder = call("run", "--resume", *RUN)
     assert result.returncode == 0, result.stderr
     assert_same(folder, undisturbed)

@@ -121,7 +121,7 @@ def test_files_of_others_stay_where_they_are(tmp_path):
     (tmp_path / "earlier-1").mkdir()
     assert set_aside(RunCheckpoints(tmp_path)) == tmp_path / "earlier-2"
     assert sorted(path.name for path in (tmp_path / "earlier-2").iterdir()) == ["last_checkpoint", "model_0000004.pth"]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["log.txt", "model_zoo.pth", "notes.txt"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"log.txt", "model_zoo.pth", "notes.txt"}
     assert set_aside(RunCheckpoints(tmp_path)) is None
 
 
