@@ -4,7 +4,7 @@ Asked by constructors of their own arguments: `require_whole(self, 1, num_layers
 """
 
 import math
-import sys
+import reprlib
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -13,6 +13,10 @@ from dinov2_detrex.runtime.errors import UsageError
 
 MOST = 2**20  # of anything that is counted; beyond it the machine's memory would say no, minutes later
 MOST_LAYERS = 2**10
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 def require_whole(owner: object, low: int, high: int = MOST, **values: Any) -> None:
@@ -89,12 +93,24 @@ def require_equal(owner: object, name: str, value: Any, **others: Any) -> None:
 def refused(owner: object, name: str, value: Any, wanted: str) -> UsageError:
     """The error for a value that cannot be used."""
     owner = owner if isinstance(owner, str) else type(owner).__name__
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return UsageError(f"{owner}: {name}={' '.join(shown.split())} must be {wanted}")
+    return UsageError(f"{owner}: {name}={_shown(value)} must be {wanted}")
+
+
+def _shown(value: Any) -> str:
+    """A value as a config writes it, on one line and not too long."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python writes no integers of more than 4300 digits
+        return f"{type(value).__name__} of too many digits"
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def _is_list(value: Any) -> bool:

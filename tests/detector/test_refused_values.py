@@ -37,7 +37,7 @@ def transformer(**arguments):
 
 
 def detector(**arguments):
-    return tiny_dino(PoolingBackbone(), **SMALL, **arguments)
+    return tiny_dino(PoolingBackbone(), **{**SMALL, **arguments})
 
 
 def criterion(**arguments):
