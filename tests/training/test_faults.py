@@ -20,7 +20,7 @@ from dinov2_detrex.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-RUN = ("train.max_iter=60", "train.checkpointer.period=4", "train.eval_period=0", "model.pause=0.02")
+RUN = ("train.max_iter=60", "train.checkpointer.period=4", "train.eval_period=0", "model.pause=0.02", "model.width=64")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -124,11 +124,11 @@ def test_when_a_loader_worker_is_killed_the_run_ends_with_a_line_and_can_be_resu
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB."""
+    """A file system of 40 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True
     )
     if not mounted or mounted.returncode:
         pytest.skip("a file system of its own takes root's rights")
