@@ -51,7 +51,8 @@ def only_run_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (folder / LOCK).unlink(missing_ok=True)  # before the lock goes, so that no other run holds this file
+            with contextlib.suppress(OSError):  # before the lock goes, so that no other run holds this file
+                (folder / LOCK).unlink()
             os.close(descriptor)
 
 
