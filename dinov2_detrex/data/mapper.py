@@ -57,8 +57,15 @@ class DetrDatasetMapper:
         The argument is not changed. Raises OSError for a file that cannot be decoded and `SizeMismatchError` for one of
         another size than the record says and `DatasetError` for one that the transforms cannot handle; all name it.
         """
-        dataset_dict = copy.deepcopy(dataset_dict)
-        pixels = read_image(dataset_dict["file_name"], self.img_format)
+        return self.map_pixels(copy.deepcopy(dataset_dict), read_image(dataset_dict["file_name"], self.img_format))
+
+    def map_pixels(self, dataset_dict: dict, pixels: np.ndarray) -> dict:
+        """The same of a picture that has been read.
+
+        Args:
+            dataset_dict: the record, which is changed and returned; "file_name" is for messages.
+            pixels: uint8 (H, W, C), upright, in the channel order `img_format`.
+        """
         _check_size(dataset_dict, pixels)
         augmented = T.AugInput(pixels)
         transforms = self._augmented(augmented, dataset_dict["file_name"])
