@@ -56,9 +56,11 @@ class DINO(nn.Module):
         input_format: channel order of the input, "RGB" or "BGR"; only pictures for people depend on it.
         vis_period: put an image with ground truth and predictions into the event storage every so many iterations.
         square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
+        max_objects: so many objects of an image can be found; None leaves that to the two numbers that limit it.
 
     Raises:
-        ValueError: `num_queries` is not what the transformer selects.
+        ValueError: `num_queries` is not what the transformer selects, or it or `select_box_nums_for_evaluation` is
+            below `max_objects`.
     """
 
     pixel_mean: Tensor
@@ -86,12 +88,18 @@ class DINO(nn.Module):
         input_format: str = "RGB",
         vis_period: int = 0,
         square_pad: bool = False,
+        max_objects: int | None = None,
     ):
         super().__init__()
         if num_queries != transformer.two_stage_num_proposals:
             raise ValueError(
                 f"num_queries ({num_queries}) must equal the transformer's two_stage_num_proposals "
                 f"({transformer.two_stage_num_proposals})"
+            )
+        if max_objects is not None and min(num_queries, select_box_nums_for_evaluation) < max_objects:
+            raise ValueError(
+                f"num_queries ({num_queries}) and select_box_nums_for_evaluation ({select_box_nums_for_evaluation}) "
+                f"must both be at least max_objects ({max_objects})"
             )
         self.backbone = backbone
         self.position_embedding = position_embedding

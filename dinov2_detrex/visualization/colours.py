@@ -13,7 +13,7 @@ RGB = tuple[int, int, int]
 DISTINCT = 128  # classes before colours come again
 _FIRST = (255, 64, 64)
 _LEVELS = 16  # of each channel, from which colours are chosen
-_LIGHTNESS = (0.45, 0.95)  # of Oklab, 0..1: visible on dark and on light pictures
+_LIGHTNESS = (0.52, 0.95)  # of Oklab, 0..1: visible on dark and on light pictures
 _MIN_CHROMA = 0.06  # greys are the picture's own
 _TO_CONES = np.array(
     [

@@ -43,7 +43,7 @@ def pen_for(image_hw: tuple[int, int], boxes_xyxy: np.ndarray) -> Pen:
     typical = float(np.median(np.minimum(*(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).T))) if len(boxes_xyxy) else np.inf
     font = np.clip(_FONT_OF_OBJECT * typical, _SMALLER_FONT_SHARE * long_side, _FONT_SHARE * long_side)
     font_px = round(float(np.clip(font, *_FONT_PX)))
-    return Pen(font_px, max(1 if font_px < 14 else 2, round(_LINE_SHARE * long_side)))
+    return Pen(font_px, max(2, round(_LINE_SHARE * long_side)))
 
 
 def load_font(size_px: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
