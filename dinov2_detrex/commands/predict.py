@@ -72,9 +72,10 @@ def _add_selection(parser):
 def run(args):
     args.config_file = args.run or args.config_file
     take_config(args)
+    _require_model(args.config_file)
     words, overrides = split_words(args.overrides, os.path.exists)
     args.overrides = overrides + args.opts
-    if args.config_file and not words and args.camera is None:
+    if not words and args.camera is None:
         raise UsageError("no picture was given (--help shows the flags)")
     thresholds = dict(map(_class_threshold, args.class_threshold))
 
@@ -100,6 +101,13 @@ def run(args):
         predict_video(predictor, video, name, request, live)
     if pictures:
         predict_pictures(predictor, pictures, request)
+
+
+def _require_model(name):
+    from dinov2_detrex.inference.pictures import is_picture_name
+
+    if not name or is_picture_name(name):
+        raise UsageError("no model was given: --run FOLDER, or --config-file FILE with --weights FILE")
 
 
 def _predictor(args):

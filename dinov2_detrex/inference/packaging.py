@@ -27,6 +27,7 @@ from dinov2_detrex.engine import ENGINE_PACKAGES, is_fallback
 from dinov2_detrex.env import VERSIONED
 from dinov2_detrex.inference.card import base_model_of, card_text
 from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
+from dinov2_detrex.inference.detections import DEFAULT_THRESHOLD
 from dinov2_detrex.inference.predictor import Predictor
 from dinov2_detrex.inference.runs import BEST_FILE, Trained
 from dinov2_detrex.runtime import files
@@ -36,8 +37,6 @@ from dinov2_detrex.training.datasets import dataset_metadata, dataset_names
 from dinov2_detrex.training.ema import ModelEMA
 from dinov2_detrex.training.evaluation import EMA_PREFIX
 from dinov2_detrex.training.progress import METRICS_FILE
-
-DEFAULT_THRESHOLD = 0.3
 
 
 def make_package(

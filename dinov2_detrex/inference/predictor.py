@@ -7,7 +7,6 @@
 Class names and category ids are those of the training data, which the checkpoint carries: the data may be gone.
 """
 
-import copy
 import logging
 import os
 import tempfile
@@ -193,8 +192,12 @@ class Predictor:
     def answers(
         self, pictures: Pictures, selection: Selection = DEFAULT_SELECTION, tiling: Tiling | None = None
     ) -> Iterator[Answer]:
-        """What became of each picture, in order, also of those that cannot be read."""
-        selection.thresholds(self.classes.names)  # a wrong name is said before the work
+        """What became of each picture, in order, also of those that cannot be read.
+
+        Raises:
+            UserError: at once, where the selection names a class that is none; later, where there are no pictures.
+        """
+        selection.thresholds(self.classes.names)
         batches = 1 if tiling or self.batch_size == 1 else WINDOW_BATCHES
         jobs = answered(
             pictures_of(pictures),
@@ -204,8 +207,7 @@ class Predictor:
             window=1 if batches == 1 else batches * self.batch_size,
             num_threads=min(MAX_THREADS, os.cpu_count() or 1),
         )
-        for job in jobs:
-            yield self._answer(job, selection)
+        return (self._answer(job, selection) for job in jobs)
 
     def selection(
         self, score_threshold: float | None = None, selection: Selection | Literal["package"] | None = None
@@ -239,7 +241,7 @@ class Predictor:
         if hasattr(self.mapper, "map_pixels"):
             return self.mapper.map_pixels({"file_name": picture.name}, pixels_of(part, self.mapper.img_format))
         if whole and picture.path is not None:
-            return copy.copy(self.mapper({"file_name": picture.path, "height": image.height, "width": image.width}))
+            return self.mapper({"file_name": picture.path, "height": image.height, "width": image.width})
         with tempfile.TemporaryDirectory() as folder:
             part.save(os.path.join(folder, "picture.png"))
             return self.mapper({"file_name": os.path.join(folder, "picture.png")})

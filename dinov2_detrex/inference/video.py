@@ -18,7 +18,7 @@ from dinov2_detrex.runtime.errors import UserError, one_line
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 DEFAULT_FPS = Fraction(25)
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that this build of FFmpeg has; browsers play the first two
-TIME_BASE = Fraction(1, 90_000)  # s, that of MPEG: every usual frame rate is a whole number of it
+TIME_BASE = Fraction(1, 60_000)  # s: a frame lasts a whole number of these at every usual rate; MPEG-4 takes no finer
 _CAMERAS = {"Linux": ("v4l2", "/dev/video{}"), "Darwin": ("avfoundation", "{}"), "Windows": ("dshow", "video={}")}
 
 

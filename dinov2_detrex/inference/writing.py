@@ -63,11 +63,11 @@ def predict_pictures(predictor: Predictor, pictures: Any, request: Request) -> N
         KeyboardInterrupt: says where the results so far are.
         UserError: at the end, where pictures could not be read; names them.
     """
-    lines, failures = JsonLines(request.folder / LINES), []
-    total = count_of(pictures)
+    answers = predictor.answers(pictures, request.selection, request.tiling)
+    total, failures = count_of(pictures), []
+    lines = JsonLines(request.folder / LINES)
     try:
         with Interruptible() as interrupt, Progress(total, "picture") as progress, Drawings(progress.say) as drawings:
-            answers = predictor.answers(pictures, request.selection, request.tiling)
             for number, answer in enumerate(answers):
                 if answer.detections is None:
                     failures.append(str(answer.error))
@@ -154,12 +154,14 @@ def predict_video(predictor: Predictor, video: Video, name: str, request: Reques
         KeyboardInterrupt: says where the results so far are.
         UserError: the video is damaged from some frame on; the results before that are kept under partial names.
     """
-    lines, frames = JsonLines(request.folder / f"{name}.jsonl"), Frames(video)
+    frames = Frames(video)
+    answers = predictor.answers(frames, request.selection, request.tiling)
     drawn = Drawn(request.folder / f"{name}.mp4", video) if request.drawings else None
     tracker = Tracker(float(video.fps), request.selection.score_threshold + 0.1) if request.track else None
+    lines = JsonLines(request.folder / f"{name}.jsonl")
     try:
         with Interruptible() as interrupt, Progress(video.num_frames, "frame") as progress:
-            for answer in predictor.answers(frames, request.selection, request.tiling):
+            for answer in answers:
                 frame, found = frames.waiting.popleft(), answer.detections
                 if found is None:
                     raise UserError(f"frame {frame.number} of {video.source}: {answer.error}")
@@ -179,6 +181,7 @@ def predict_video(predictor: Predictor, video: Video, name: str, request: Reques
             drawn.finish()
     finally:
         lines.close()
+        video.close()
         if drawn is not None:
             drawn.close()
     print(f"{video.source}: {lines.count} frames in {lines.path}{f', drawn in {drawn.path}' if drawn else ''}")

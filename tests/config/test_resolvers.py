@@ -30,7 +30,9 @@ def objects_config(**model):
     return OmegaConf.create({"model": {**limits, **model}, "dataloader": evaluator})
 
 
-@pytest.mark.parametrize("asked, limits", [(None, (900, 300, None)), (1000, (1000, 1000, 1000)), (400, (900, 400, 400))])
+@pytest.mark.parametrize(
+    "asked, limits", [(None, (900, 300, None)), (1000, (1000, 1000, 1000)), (400, (900, 400, 400))]
+)
 def test_one_option_sets_queries_detections_and_what_is_judged(asked, limits):
     cfg = objects_config(max_objects=asked)
     assert (cfg.model.num_queries, cfg.model.select, cfg.dataloader.evaluator.max_dets_per_image) == limits

@@ -31,7 +31,7 @@ def tiny_run(tmp_path_factory):
     model = instantiate(without_pretrained(cfg).model)
     with torch.no_grad():
         model.class_embed[0].weight.normal_()
-        model.bbox_embed[0].layers[-1].weight.normal_(std=0.1)
+        list(model.bbox_embed[0].parameters())[-2].normal_(std=0.1)
     write_config(cfg, folder)
     metadata = {"thing_classes": NAMES, "thing_dataset_id_to_contiguous_id": {id_: i for i, id_ in enumerate(IDS)}}
     files.write(folder / "model_final.pth", {"model": model.state_dict(), "metadata": metadata, "iteration": 9})
