@@ -6,7 +6,7 @@ predictions.json       all detections as one list
 0000_clip.jsonl, .mp4  a line for each frame of a video, and the video with its objects
 """
 
-import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,8 +26,6 @@ from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.interrupts import Interruptible
 from dinov2_detrex.runtime.progress_bar import Progress
 from dinov2_detrex.visualization.sheets import draw_detections, save_picture
-
-logger = logging.getLogger(__name__)
 
 LINES, FLAT = "predictions.jsonl", "predictions.json"
 _DRAWING_THREADS, _DRAWN_AHEAD = 2, 8
@@ -70,8 +68,8 @@ def predict_pictures(predictor: Predictor, pictures: Any, request: Request) -> N
         with Interruptible() as interrupt, Progress(total, "picture") as progress, Drawings(progress.say) as drawings:
             for number, answer in enumerate(answers):
                 if answer.detections is None:
-                    failures.append(str(answer.error))
-                    progress.say(f"left out: {answer.error}")
+                    failures.append(" ".join(str(answer.error).split()))
+                    progress.say(f"left out: {failures[-1]}", sys.stderr)
                 else:
                     lines.write(line_of(answer.detections, file_name=answer.picture.name))
                     _report(answer, answer.detections, number, request, drawings)

@@ -22,7 +22,7 @@ class Progress:
     def __init__(self, total: int | None, unit: str, stream: TextIO | None = None):
         self.total, self.unit, self.stream = total, unit, stream or sys.stderr
         self.done, self.start = 0, time.monotonic()
-        self._said_at = self.start
+        self._said_at, self._said = self.start, 0
         live = self.stream.isatty()
         self._bar = tqdm(total=total, unit=f" {unit}s", file=self.stream, dynamic_ncols=True) if live else None
 
@@ -32,7 +32,7 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._said_at > self.start and exception[0] is None:
+        elif 0 < self._said < self.done and exception[0] is None:
             self._log()
 
     def step(self, count: int = 1) -> None:
@@ -51,7 +51,7 @@ class Progress:
             tqdm.write(line, file=stream or sys.stdout)
 
     def _log(self) -> None:
-        self._said_at = time.monotonic()
+        self._said_at, self._said = time.monotonic(), self.done
         elapsed_s = self._said_at - self.start
         rate = self.done / max(elapsed_s, 1e-9)
         of_total = "" if self.total is None else f" of {self.total}"

@@ -53,7 +53,7 @@ def test_a_folder_is_answered_in_order_and_what_is_unreadable_is_named_and_count
         "predictions.jsonl",
     ]
     captured = capsys.readouterr()
-    assert captured.out.count("10 objects, drawn in") == 3 and f"left out: {pictures / 'b.png'}" in captured.out
+    assert captured.out.count("10 objects, drawn in") == 3 and f"left out: {pictures / 'b.png'}" in captured.err
     last = captured.err.strip().splitlines()[-1]
     assert last.startswith(f"error: 1 of 4 pictures could not be read: {pictures / 'b.png'}")
 
