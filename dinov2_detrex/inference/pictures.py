@@ -122,7 +122,7 @@ def _flat(pictures: Pictures) -> Iterator[Any]:
         for item in pictures:
             yield from _flat(item)
     else:
-        raise UserError(f"a {type(pictures).__name__} is no picture; a path, image, array or a list of such is needed")
+        raise UserError(f"{pictures!r} is no picture; a path, an image, an array or a list of such is needed")
 
 
 def _as_image(picture: Any, name: str) -> Image.Image:

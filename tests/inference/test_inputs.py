@@ -122,7 +122,7 @@ def test_batches_of_mixed_shapes_change_no_answer(tiny_run):
         (np.zeros((4, 5)), "float64 has no defined range"),
         (torch.full((3, 4, 5), 2.0), "reaches from 2 to 2, not from 0 to 1"),
         (np.zeros((0, 5), np.uint8), "no picture"),
-        (7, "a int is no picture"),
+        (7, "^7 is no picture"),
         ("absent/*.png", "no file fits the pattern absent"),
     ],
 )
