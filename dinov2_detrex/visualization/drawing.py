@@ -27,6 +27,9 @@ class Pen:
     line_px: int
 
 
+SHEET_PEN = Pen(font_px=11, line_px=2)  # for small pictures beside others
+
+
 def enlargement(image_hw: tuple[int, int]) -> int:
     """By how much a picture is enlarged before it is drawn on: 1 from 400 pixels on."""
     return max(1, -(-SMALLEST_PX // max(image_hw)))
@@ -85,7 +88,11 @@ def draw_objects(
 
 
 def draw_boxes(
-    image: Image.Image, boxes_xyxy: np.ndarray, class_indices: Sequence[int], labels: Sequence[str], pen: Pen
+    image: Image.Image,
+    boxes_xyxy: np.ndarray,
+    class_indices: Sequence[int],
+    labels: Sequence[str],
+    pen: Pen = SHEET_PEN,
 ) -> Image.Image:
     """A copy of the image, of the same size, with labelled boxes, the first ones on top; arguments as above."""
     image = image.convert("RGB")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from dinov2_detrex.data.image_reading import open_upright
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.files import atomic_write
-from dinov2_detrex.visualization.drawing import Pen, draw_boxes, draw_objects, load_font
+from dinov2_detrex.visualization.drawing import draw_boxes, draw_objects, load_font
 
 Prediction = Instances | Mapping[str, Instances]  # or a model output that holds them under "instances"
 Predictions = Sequence[Mapping] | Sequence[Prediction] | Mapping[int, Prediction]  # see `contact_sheet`
@@ -19,7 +19,6 @@ Drawable = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes XYXY (N, 4), score
 
 _MARGIN_PX = 6
 _HEADING_PX = 20
-_LABELS = Pen(font_px=11, line_px=2)
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
 
 
@@ -30,7 +29,7 @@ def tile(
     scale = tile_px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4) * scale
-    return draw_boxes(image.convert("RGB").resize(size), boxes, class_indices, labels, _LABELS)
+    return draw_boxes(image.convert("RGB").resize(size), boxes, class_indices, labels)
 
 
 def assemble(rows: Sequence[Sequence[tuple[str, Image.Image]]], tile_px: int) -> Image.Image:

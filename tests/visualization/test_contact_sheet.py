@@ -80,7 +80,7 @@ def test_category_ids_are_the_data_sets_own_when_names_come_by_id(records, tmp_p
 
 def test_labels_are_the_names_of_their_classes(records, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(sheets, "draw_boxes", lambda picture, b, c, labels, pen: drawn.append(labels) or picture)
+    monkeypatch.setattr(sheets, "draw_boxes", lambda picture, b, c, labels: drawn.append(labels) or picture)
     records[0]["annotations"].append(records[0]["annotations"][0] | {"category_id": 0, "iscrowd": 1})
     found = [coco_result(category_id=30), coco_result(category_id=7, score=0.95)]
     contact_sheet(records[:1], found, {30: "dog", 7: "cat"}, tmp_path / "s.png")
