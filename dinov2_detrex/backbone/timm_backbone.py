@@ -245,9 +245,9 @@ def _check_numbers(given: dict[str, Any]) -> None:
     Raises:
         UsageError: naming the first one.
     """
-    for name, value in given.items():
-        if value is None and name not in ("in_channels", "embed_dim", "depth", "num_heads"):
-            continue
+    needed = ("in_channels", "embed_dim", "depth", "num_heads")
+    numbers: dict[str, Any] = {name: value for name, value in given.items() if value is not None or name in needed}
+    for name, value in numbers.items():
         if name in ("in_channels", "embed_dim", "depth", "patch_size", "img_size") and not _is_list(value):
             require_whole("TimmBackbone", 1, **{name: value})
         elif name in ("patch_size", "img_size"):
@@ -258,10 +258,10 @@ def _check_numbers(given: dict[str, Any]) -> None:
             require_whole("TimmBackbone", -MOST_BLOCKS, **{f"{name}[{i}]": index for i, index in enumerate(value)})
         elif name.endswith(("drop_rate", "drop_path_rate")):
             require_share("TimmBackbone", **{name: value})
-        elif name in ("mlp_ratio", "init_values") and not isinstance(value, str):
-            require_number("TimmBackbone", 0, **{name: value})
         elif name == "num_heads" and not _is_list(value):
             require_whole("TimmBackbone", 1, **{name: value})
+        elif name in ("mlp_ratio", "init_values") and not isinstance(value, str):
+            require_number("TimmBackbone", 0, **{name: value})
 
 
 def _is_list(value: Any) -> bool:

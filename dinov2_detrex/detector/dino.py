@@ -65,10 +65,12 @@ class DINO(nn.Module):
         input_format: channel order of the input, "RGB" or "BGR"; only pictures for people depend on it.
         vis_period: put an image with ground truth and predictions into the event storage every so many iterations.
         square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
+        max_objects: so many objects of an image can be found; None leaves that to the two numbers that limit it.
 
     Raises:
         UsageError: a number is out of its range, or the parts do not go together; a ValueError.
-        ValueError: the transformer has groups of training queries and the criterion takes none.
+        ValueError: the transformer has groups of training queries and the criterion takes none; or `num_queries` or
+            `select_box_nums_for_evaluation` is below `max_objects`.
     """
 
     pixel_mean: Tensor
@@ -96,6 +98,7 @@ class DINO(nn.Module):
         input_format: str = "RGB",
         vis_period: int = 0,
         square_pad: bool = False,
+        max_objects: int | None = None,
     ):
         super().__init__()
         require_whole(self, 1, embed_dim=embed_dim, num_classes=num_classes, num_queries=num_queries)
@@ -113,6 +116,11 @@ class DINO(nn.Module):
         if self.one_to_many_groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
             raise ValueError(
                 f"one_to_many_groups={self.one_to_many_groups}: {type(criterion).__name__} has no losses for them"
+            )
+        if max_objects is not None and min(num_queries, select_box_nums_for_evaluation) < max_objects:
+            raise ValueError(
+                f"num_queries ({num_queries}) and select_box_nums_for_evaluation ({select_box_nums_for_evaluation}) "
+                f"must both be at least max_objects ({max_objects})"
             )
         self.backbone = backbone
         self.position_embedding = position_embedding

@@ -10,8 +10,8 @@ from dinov2_detrex.config.overrides import known_keys
 from dinov2_detrex.data.folders import VALIDATION
 from dinov2_detrex.data.parts import part_of
 from dinov2_detrex.data.source import class_names_by_id, is_there, split_path
-from dinov2_detrex.inference.packaging import AVERAGED, choose_weights, find_run
-from dinov2_detrex.inference.predictor import classes_of_checkpoint
+from dinov2_detrex.inference.classes import classes_of_checkpoint
+from dinov2_detrex.inference.runs import AVERAGED, choose_weights, find_run
 from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.runtime.packages import is_package, read_checkpoint
 
