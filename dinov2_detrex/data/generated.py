@@ -17,7 +17,9 @@ SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 
-Object = dict[str, Any]  # "category", an index; "box", XYXY in pixels; "area" in square pixels; perhaps more
+Object = dict[
+    str, Any
+]  # "category", an index; "box", XYXY in pixels; "area" in square pixels; perhaps "corners" (N, 2)
 Draw = Callable[[np.random.Generator], tuple[Image.Image, list[Object]]]  # an image from its own random stream
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ def write_data_set(root: Path, recipe: Recipe) -> Path:
 
 def _coco_annotation(annotation_id: int, image_id: int, item: Object) -> dict:
     x0, y0, x1, y1 = item["box"].tolist()
-    return {
+    outlines = {"segmentation": [item["corners"].round(2).ravel().tolist()]} if "corners" in item else {}
+    return outlines | {
         "id": annotation_id,
         "image_id": image_id,
         "category_id": item["category"] + 1,

@@ -1,4 +1,4 @@
-"""The shapes data set: how images of simple shapes with exact boxes are made, in COCO format and without a download.
+"""The shapes data set: how images of simple shapes with exact boxes and outlines are made, in COCO format.
 
     python -m dinov2_detrex.data.shapes [--root DIR]
 
@@ -24,7 +24,7 @@ from dinov2_detrex.data.paths import datasets_root
 
 CLASS_NAMES = ("circle", "triangle", "square")
 
-_GENERATION = 2  # part of the manifest: raise it when the same arguments give other images
+_GENERATION = 3  # part of the manifest: raise it when the same arguments give other images or annotations
 _MAX_OBJECTS = 5
 _OBJECT_EXTENT = (0.2, 0.6)  # diameter over the image's short side
 _MAX_TILT_RAD = math.radians(20)  # from upright, to either side

@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from dinov2_detrex.data import datasets_root, generate_shapes, generated, shapes
+from dinov2_detrex.data.outlines import polygon_area
 from dinov2_detrex.data.painting import coverage
 
 SMALL = dict(num_train=12, num_val=6, image_size=96, seed=3)
@@ -76,7 +77,7 @@ def test_area_is_that_of_the_painted_pixels():
     for name in shapes.OUTLINES_XY:
         corners = shapes._draw_object(np.random.default_rng(1), (200, 200), (name,))["corners"]
         covered = coverage([corners], np.array([0, 0, 200, 200])).sum()
-        assert shapes.polygon_area(corners) == pytest.approx(covered, rel=0.06)
+        assert polygon_area(corners) == pytest.approx(covered, rel=0.06)
 
 
 def test_no_object_hides_another(small_set):
@@ -140,3 +141,12 @@ def test_the_root_follows_detectron2_datasets(monkeypatch, tmp_path):
     assert str(datasets_root()) == "datasets"
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert datasets_root() == tmp_path
+
+
+def test_outlines_lie_in_their_boxes_and_have_the_area_that_is_told(small_set):
+    annotations = json.loads((small_set / "annotations" / "instances_train.json").read_text())["annotations"]
+    for annotation in annotations:
+        (flat,) = annotation["segmentation"]
+        corners, (x, y, w, h) = np.reshape(flat, (-1, 2)), annotation["bbox"]
+        np.testing.assert_allclose([*corners.min(0), *corners.max(0)], [x, y, x + w, y + h], atol=0.02)
+        assert polygon_area(corners) == pytest.approx(annotation["area"], rel=0.01)
