@@ -1,0 +1,85 @@
+"""The generated reference leaves nothing out: every key has an effect, every command and flag, every public name."""
+
+import sys
+
+import pytest
+from fences import DOCS
+
+sys.path.append(str(DOCS / "extensions"))
+
+import api_pages  # noqa: E402
+import command_line  # noqa: E402
+import config_keys  # noqa: E402
+import recipe_list  # noqa: E402
+
+from dinov2_detrex.config.recipes import named_recipes  # noqa: E402
+from dinov2_detrex.config.refusals import SECTIONS  # noqa: E402
+from dinov2_detrex.config.schema import dotted_keys, option_names  # noqa: E402
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of every row of every table, heads apart."""
+    found = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in page.splitlines() if line[:1] == "|"]
+    return [cells for cells in found if cells[0].startswith("`")]
+
+
+@pytest.fixture(scope="module")
+def config_page():
+    return config_keys.page()
+
+
+@pytest.mark.fallback("detectron2", "detrex")  # whose own docstrings the page does not read
+def test_every_key_says_its_type_and_its_effect(config_page):
+    silent = [line for line in config_page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    silent += [cells[0] for cells in rows(config_page) if len(cells) > 1 and not cells[1]]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_typed_option_is_listed(config_page, name):
+    listed = {cells[0].strip("`") for cells in rows(config_page)}
+    sections = {key for key in dotted_keys(SECTIONS[name], name) if f"### {key}\n" in config_page}
+    assert set(dotted_keys(SECTIONS[name], name)) - sections <= listed
+    assert len(listed) > len(option_names(SECTIONS[name]))
+
+
+def test_every_command_and_flag_is_listed():
+    page = command_line.page()
+    for name, module in command_line.commands():
+        assert f"## dinov2-detrex {name}\n" in page
+        for action in command_line.parser_of(name, module)._actions:
+            assert all(flag in page for flag in action.option_strings)
+
+
+def test_every_flag_says_what_it_is():
+    silent = [
+        f"{name} {action.option_strings or action.dest}"
+        for name, module in command_line.commands()
+        for action in command_line.parser_of(name, module)._actions
+        if not action.help and action.dest not in KNOWN_BY_THEIR_NAME
+    ]
+    assert silent == []
+
+
+KNOWN_BY_THEIR_NAME = {
+    "class_names",
+    "max_busy",
+    "num_machines",
+    "num_train",
+    "num_val",
+    "output_dir",
+    "score_threshold",
+    "seed",
+    "size",
+}
+
+
+def test_every_recipe_is_listed():
+    page = recipe_list.page()
+    assert all(f"## {name}\n" in page for name in named_recipes())
+
+
+@pytest.mark.parametrize("name", api_pages.FACES)
+def test_every_public_name_of_a_package_has_its_directive(name):
+    page = api_pages.page(name)
+    assert ".. auto" in page
