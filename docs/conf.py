@@ -25,6 +25,7 @@ exclude_patterns = ["_build", "extensions", "notebooks"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
+smartquotes = False  # quotes and double dashes are meant as they are
 default_role = "code"  # docstrings put code between single backticks
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"

@@ -53,12 +53,15 @@ def to_input(picture: Image.Image, cells: int, patch_px: int) -> torch.Tensor:
 
 
 def as_colours(maps: list[torch.Tensor]) -> list[Image.Image]:
-    """Each (1, C, H, W) map by its own three principal components."""
-    pictures = []
+    """Each (1, C, H, W) map by its own three principal components, turned to agree with the map before."""
+    pictures, before = [], None
     for features in maps:
         cells = features[0].flatten(1).T  # C H W -> HW C
         centred = cells - cells.mean(0)
         projected = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:3].T
+        if before is not None:  # the sign of a component is arbitrary
+            projected = projected * torch.where((projected * before).sum(0) < 0, -1.0, 1.0)
+        before = projected
         low, high = projected.quantile(torch.tensor([0.02, 0.98]), dim=0)
         colours = ((projected - low) / (high - low)).clamp(0, 1).unflatten(0, features.shape[-2:])
         pictures.append(Image.fromarray((colours * 255).byte().numpy()))

@@ -29,7 +29,8 @@ _INTRODUCTION = f"""\
 Any key is an override on the command line, `train.max_iter=100`, and a line of a recipe, `train.max_iter = 100`. A key
 that does not exist ends the command with the nearest known ones. `train` and `schedule` hold exactly the options below;
 the other sections describe calls, and take every argument of what they call, also one that the recipe leaves out.
-`+key=value` adds a key of your own, `~key` removes one.
+A key stands under the heading of its section: `max_iter` under `train` is `train.max_iter`. `+key=value` adds a key
+of your own, `~key` removes one.
 
 Defaults of the typed sections are what a recipe gets that does not set them; beside the arguments of calls stands what
 the recipe `{REFERENCE}` sets, and what the constructor takes without. `${{...}}` is an interpolation: the value
@@ -71,7 +72,7 @@ def _section_tables(section: type[Section], key: str) -> Iterator[str]:
             continue
         default = OmegaConf.structured(section)._get_node(declared.name)._value()
         text = " ".join(said[declared.name].split())
-        rows.append([code(f"{key}.{declared.name}"), expected(section, declared.name), _yaml(default), text])
+        rows.append([code(declared.name), expected(section, declared.name), _yaml(default), text])
     if rows:
         yield table(["key", "takes", "default", "effect"], rows)
     for inner_key, kind in inner.items():
@@ -94,7 +95,8 @@ def _yaml(value: Any) -> str:
 
 
 def _plain_table(node: DictConfig, key: str, effects: dict[str, str]) -> str:
-    rows = [[code(full), KINDS[full], _yaml(value), effects[full]] for full, value in _leaves(node, key)]
+    leaves = list(_leaves(node, key))
+    rows = [[code(full.removeprefix(f"{key}.")), KINDS[full], _yaml(value), effects[full]] for full, value in leaves]
     return table(["key", "takes", "default", "effect"], rows)
 
 
@@ -130,7 +132,7 @@ def _call_tables(node: DictConfig, key: str, level: int, of: str = "") -> Iterat
         inner |= nested
         shown = "see below" if nested else _set(value)
         takes, default, said = _takes(key, name, parameter), _default(parameter), effect_of(called, name)
-        rows.append([code(f"{key}.{name}"), takes, shown, default, said])
+        rows.append([code(name), takes, shown, default, said])
     if rows:
         yield table(["key", "takes", "the recipe", "without", "effect"], rows)
     for inner_key, inner_node in inner.items():
