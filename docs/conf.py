@@ -27,7 +27,7 @@ myst_heading_anchors = 4
 
 smartquotes = False  # quotes and double dashes are meant as they are
 default_role = "code"  # docstrings put code between single backticks
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -9,6 +9,7 @@ import command_line
 import config_keys
 import notebook_pages
 import recipe_list
+from docutils import nodes
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/config.md": config_keys.page,
@@ -28,6 +29,27 @@ def write_pages(app) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def set_dashes(app, doctree, docname) -> None:
+    """A dash between a parameter and what is said of it, where Sphinx writes two hyphens."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text.astext() == " -- ":
+            text.parent.replace(text, nodes.Text(" \u2013 "))
+
+
+def leave_out_aliases(app, what, name, obj, skip, options) -> bool | None:
+    """Fields of named tuples say nothing that the class has not said."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def keep_colons(app, what, name, obj, options, lines) -> None:
+    """A blank first line, without which napoleon takes the words of a property before a colon for its type."""
+    if what == "property":
+        lines.insert(0, "")
+
+
 def setup(app) -> dict[str, bool]:
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-skip-member", leave_out_aliases)
+    app.connect("autodoc-process-docstring", keep_colons, priority=100)
+    app.connect("doctree-resolved", set_dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
