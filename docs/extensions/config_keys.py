@@ -6,7 +6,7 @@ are read from the constructors, and the values from the recipes that set them.
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from detectron2.utils.registry import locate
@@ -14,6 +14,7 @@ from docstrings import arguments_of, code, first_sentence, said_of_fields, table
 from effects import KINDS, OF_DATA, effect_elsewhere, effect_here
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dinov2_detrex.config import RESOLVERS
 from dinov2_detrex.config.arguments import ARGUMENTS
 from dinov2_detrex.config.loading import load_config
 from dinov2_detrex.config.recipes import named_recipes
@@ -48,7 +49,20 @@ def page() -> str:
     for key in CALLS:
         parts += _call_tables(OmegaConf.select(reference, key), key, level=2)
     parts += _call_tables(custom.dataloader.train.dataset, "dataloader.train.dataset", level=2, of=f" of `{CUSTOM}`")
+    parts += ["## Interpolations", _INTERPOLATIONS, "\n".join(_resolver(*item) for item in RESOLVERS.items())]
     return "\n\n".join(parts) + "\n"
+
+
+_INTERPOLATIONS = """\
+Arithmetic that recipes use, so that one override changes all that follows from it. `${.key}` is a key beside,
+`${..key}` one level up, `${train.max_iter}` from the top."""
+
+
+def _resolver(name: str, resolve: Callable) -> str:
+    """One line of the list; Python's own functions are said here."""
+    own = resolve.__module__.startswith("dinov2_detrex")
+    said = first_sentence(resolve.__doc__ or "") if own else f"`${{d2d.{name}:[...]}}`: how many items a list has."
+    return f"- {said}"
 
 
 _DATA = f"""\
