@@ -47,9 +47,16 @@ def said_of_fields(section: type) -> dict[str, str]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
+    """A Markdown table; what would be markup in the text of a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    """Bars everywhere, stars and angles outside of code."""
+    parts = cell.replace("|", "\\|").split("`")
+    parts[::2] = [re.sub(r"[*<]", r"\\\g<0>", text) for text in parts[::2]]
+    return "`".join(parts)
 
 
 def code(value: str) -> str:
