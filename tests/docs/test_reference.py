@@ -1,21 +1,16 @@
 """The generated reference leaves nothing out: every key, command, flag, recipe and public name."""
 
 import argparse
-import sys
 
+import api_pages
+import command_line
+import config_keys
 import pytest
-from fences import DOCS
+import recipe_list
 
-sys.path.append(str(DOCS / "extensions"))
-
-import api_pages  # noqa: E402
-import command_line  # noqa: E402
-import config_keys  # noqa: E402
-import recipe_list  # noqa: E402
-
-from dinov2_detrex.config.recipes import named_recipes  # noqa: E402
-from dinov2_detrex.config.refusals import SECTIONS  # noqa: E402
-from dinov2_detrex.config.schema import dotted_keys  # noqa: E402
+from dinov2_detrex.config.recipes import named_recipes
+from dinov2_detrex.config.refusals import SECTIONS
+from dinov2_detrex.config.schema import dotted_keys
 
 
 def rows(page: str) -> list[list[str]]:
