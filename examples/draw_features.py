@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dinov2_detrex.backbone import TimmBackbone
+from dinov2_detrex.config import num_blocks
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.data import read_image
 from dinov2_detrex.inference.packaging import choose_weights, find_run
@@ -23,14 +24,16 @@ from dinov2_detrex.runtime.packages import is_package
 TILE_PX = 256
 
 
-def build_backbone(config: str, overrides: list[str], blocks: list[int]) -> TimmBackbone:
-    """The ViT of a config with its trained weights, returning the maps of `blocks`."""
+def build_backbone(config: str, overrides: list[str]) -> tuple[TimmBackbone, list[int]]:
+    """The ViT of a config with its trained weights, and the up to four blocks whose maps it returns."""
     net = load(config, overrides).model.backbone.net
+    depth = num_blocks(net)
+    blocks = [round((i + 1) * depth / 4) - 1 for i in range(4)] if depth >= 4 else list(range(depth))
     net.out_indices = blocks
     trained = weights_of(find_config(config))
     if trained:
         net.pretrained, net.checkpoint_path = False, str(trained)
-    return TimmBackbone(**{str(name): value for name, value in net.items() if name != "_target_"}).eval()
+    return TimmBackbone(**{str(name): value for name, value in net.items() if name != "_target_"}).eval(), blocks
 
 
 def weights_of(config_file: Path) -> Path | None:
@@ -91,15 +94,12 @@ def main() -> None:
     args = parser.parse_args()
 
     picture = Image.fromarray(read_image(args.picture, "RGB"))
-    probe = build_backbone(args.config, args.overrides, [-1])
-    depth = len(probe.vit.blocks)
-    blocks = [round((i + 1) * depth / 4) - 1 for i in range(4)] if depth >= 4 else list(range(depth))
-    backbone = build_backbone(args.config, args.overrides, blocks)
+    backbone, blocks = build_backbone(args.config, args.overrides)
     with torch.inference_mode():
         maps = list(backbone(to_input(picture, args.cells, backbone.size_divisibility)).values())
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     row_of([picture, *as_colours(maps)]).save(args.output)
-    print(f"{args.output}: the picture, then blocks {', '.join(map(str, blocks))} of {depth}")
+    print(f"{args.output}: the picture, then blocks {', '.join(map(str, blocks))}, counted from 0")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_draw_features_draws_a_run_that_was_never_trained(run_script, shapes):
     said = run_script(
         ROOT / "examples/draw_features.py", "dino_dinov2_b_12ep", "datasets/shapes/val/000001.jpg", *small
     )
-    assert "blocks 0, 1 of 2" in said and (shapes / "output" / "features.png").is_file()
+    assert "blocks 0, 1, counted from 0" in said and (shapes / "output" / "features.png").is_file()
 
 
 def test_patch_classifier_says_how_many_held_out_patches_it_gets_right(run_script):
