@@ -71,6 +71,14 @@ class BestMode(Choice):
     min = "min"
 
 
+class ProgressBarMode(Choice):
+    """Where a run shows a progress bar: "auto" on a terminal and in a notebook, "always" in log files too, as lines."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class Float32Precision(Choice):
     """How exactly float32 matrices are multiplied on a GPU; "high" is TF32."""
 
@@ -142,7 +150,7 @@ class CheckpointerOptions(Section):
 
 @dataclass
 class WandbOptions(Section):
-    """Weights & Biases; needs `pip install wandb`."""
+    """Weights & Biases; needs `pip install "dinov2_detrex[wandb]"`."""
 
     enabled: bool = False
     """Send metrics and config."""
@@ -154,6 +162,20 @@ class WandbOptions(Section):
         }
     )
     """Keywords of `wandb.init`."""
+
+
+@dataclass
+class MlflowOptions(Section):
+    """MLflow; needs `pip install "dinov2_detrex[mlflow]"`."""
+
+    enabled: bool = False
+    """Send metrics and config."""
+    tracking_uri: str = ""
+    """Of the server, a database or a folder; '' = as MLFLOW_TRACKING_URI says, or MLflow's own default."""
+    experiment: str = option("dinov2_detrex", NotEmpty())
+    """The experiment's name; it is made if need be."""
+    run_name: str = ""
+    """The run's name; '' = one that MLflow makes up."""
 
 
 @dataclass
@@ -297,3 +319,7 @@ class TrainOptions(Section):
     """Of matrix products on a GPU; '' = as torch has it."""
     fsdp: FsdpOptions = field(default_factory=FsdpOptions)
     """Sharding."""
+    mlflow: MlflowOptions = field(default_factory=MlflowOptions)
+    """MLflow."""
+    progress_bar: ProgressBarMode = ProgressBarMode.auto
+    """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""

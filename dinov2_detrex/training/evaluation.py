@@ -4,7 +4,9 @@ import contextlib
 import copy
 import logging
 import math
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
@@ -14,7 +16,9 @@ from omegaconf import open_dict
 from torch import nn
 
 from dinov2_detrex.config.train_options import BestMode
+from dinov2_detrex.evaluation.coco import RESULTS_FILE
 from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.files import atomic_write
 from dinov2_detrex.runtime.seeding import EVALUATION, derive_seed, seeded
 from dinov2_detrex.training.parallel import unsharded
 from dinov2_detrex.training.trainer import TrainerHook
@@ -22,6 +26,7 @@ from dinov2_detrex.training.trainer import TrainerHook
 logger = logging.getLogger(__name__)
 
 EMA_PREFIX = "ema"
+BEST_RESULTS_FILE = "coco_instances_results_best.json"  # the detections of model_best.pth, beside it
 
 
 class Validator:
@@ -89,6 +94,20 @@ class Validator:
         of_all = comm.gather((sums, count))
         total = sum(count for _, count in of_all)
         return {name: sum(sums.get(name, 0.0) for sums, _ in of_all) / total for name in sums} if total else {}
+
+
+def keep_best_results(cfg_evaluator, folder: Path, averaged: bool) -> None:
+    """Copy the detections of the evaluation just done, before the next one writes over them; none where there is none.
+
+    Args:
+        cfg_evaluator: the config section, whose `output_dir` the detections are in.
+        folder: of the run.
+        averaged: those of the averaged weights.
+    """
+    written = Path(cfg_evaluator.get("output_dir") or "", EMA_PREFIX if averaged else "", RESULTS_FILE)
+    if written.is_file():
+        with open(written, "rb") as source, atomic_write(folder / BEST_RESULTS_FILE) as target:
+            shutil.copyfileobj(source, target)
 
 
 def _labelled(cfg_test):

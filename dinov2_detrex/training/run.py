@@ -22,11 +22,18 @@ from dinov2_detrex.training import checkpoint, failures, parallel, progress, res
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged
-from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, PeriodicEvaluation, Validator
+from dinov2_detrex.training.evaluation import (
+    EMA_PREFIX,
+    BestTracker,
+    PeriodicEvaluation,
+    Validator,
+    keep_best_results,
+)
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import EMULATED, Precision, choose_dtype
+from dinov2_detrex.training.progress_bar import ProgressBar, shows_bar
 from dinov2_detrex.training.trainer import Trainer
 from dinov2_detrex.training.weights import choose_weights, load_all
 
@@ -272,8 +279,9 @@ def _build_hooks(
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
         _build_evaluation(cfg, options, state, checkpoints.folder),
         progress.ForgetOldValues(),
+        progress.PeakMemory(options.log_period) if main else None,
         hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,
-        progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
+        ProgressBar(setup.LOGGERS) if main and shows_bar(options.progress_bar) else None,
     ]
 
 
@@ -288,8 +296,10 @@ def _build_evaluation(
     tracker = BestTracker(metric, best.mode, stopping.patience, stopping.min_delta)
 
     def save_best(iteration: int, results: dict) -> None:
-        weights = state.weights(averaged=metric.startswith(EMA_PREFIX + "/"))
+        averaged = metric.startswith(EMA_PREFIX + "/")
+        weights = state.weights(averaged)
         if comm.is_main_process():
+            keep_best_results(cfg.dataloader.evaluator, folder, averaged)
             content = {"model": weights, "iteration": iteration, "metadata": state.metadata, "results": results}
             checkpoint.write(folder / "model_best.pth", content)
             logger.info("best %s so far: %.4f, saved %s", metric, results[metric], folder / "model_best.pth")
