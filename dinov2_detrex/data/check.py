@@ -55,6 +55,8 @@ class ObjectCounts:
         crowds: the annotations that are none.
         in_fullest_image: of the image that has the most; `fullest_image` is its file name.
         in_fullest_class: the most of one class in one image; `fullest_class` are the image's file name and the class.
+        without_mask: objects without a segmentation; `first_without_mask` is the annotation id of the first.
+        rle: objects whose mask is an RLE.
     """
 
     total: int = 0
@@ -63,6 +65,9 @@ class ObjectCounts:
     fullest_image: str = ""
     in_fullest_class: int = 0
     fullest_class: tuple[str, str] = ("", "")
+    without_mask: int = 0
+    first_without_mask: int | None = None
+    rle: int = 0
 
 
 @dataclass
@@ -465,7 +470,16 @@ def _count_objects(annotations: list[dict], images: dict, categories: list[dict]
         fullest_image=images[image_id]["file_name"],
         in_fullest_class=in_class,
         fullest_class=(images[class_image]["file_name"], str(names.get(category_id, category_id))),
+        **_count_masks(annotations),
     )
+
+
+def _count_masks(annotations: list[dict]) -> dict[str, Any]:
+    """The fields of `ObjectCounts` that are about segmentations."""
+    masks = [(a.get("segmentation"), a.get("id")) for a in annotations if not a.get("iscrowd")]
+    without = [number for mask, number in masks if not mask]
+    rle = sum(isinstance(mask, dict) for mask, _ in masks)
+    return {"without_mask": len(without), "first_without_mask": without[0] if without else None, "rle": rle}
 
 
 def _check_what_is_left(document: Document, images: list[dict], report: DatasetReport) -> None:

@@ -2,7 +2,7 @@
 
 detrex's `DetrDatasetMapper`, with these additions: grey, CMYK, palette, 16-bit and EXIF-rotated files become the 8-bit
 image that one sees; a file that cannot be decoded, or is of another size than its record says, is an error that names
-it; box coordinates that are integers in the JSON are not truncated by resizing.
+it; box coordinates that are integers in the JSON are not truncated by resizing; masks in the form that the model wants.
 """
 
 import copy
@@ -21,6 +21,8 @@ from dinov2_detrex.runtime.errors import one_line
 
 logger = logging.getLogger(__name__)
 
+_WITHOUT_MASK = "leave it out, or let it be ignored with iscrowd=1"
+
 
 class DetrDatasetMapper:
     """Map a data set dict to a model input.
@@ -30,8 +32,14 @@ class DetrDatasetMapper:
         augmentation_with_crop: a second list; each training image takes one of the two, with probability 1/2 each.
             None: always the first.
         is_train: False removes the annotations and makes no instances.
-        mask_on: keep segmentations, as `gt_masks`.
+        mask_on: keep segmentations, as `gt_masks`, which every object then must have.
         img_format: channel order of "image": "RGB", "BGR" or "L".
+        mask_format: with `mask_on`, what the masks are: "polygon", for data without RLE; or "bitmask", which takes
+            polygons and RLE side by side, for a byte a pixel and object.
+        recompute_boxes: with `mask_on`, take the boxes around the masks, which a crop leaves tighter than the old ones.
+
+    Raises:
+        ValueError: another `mask_format`.
 
     Augmentations see the image alone, not its boxes, and draw from numpy's global generator.
     """
@@ -43,12 +51,18 @@ class DetrDatasetMapper:
         is_train: bool = True,
         mask_on: bool = False,
         img_format: str = "RGB",
+        mask_format: str = "polygon",
+        recompute_boxes: bool = False,
     ):
+        if mask_format not in ("polygon", "bitmask"):
+            raise ValueError(f"mask_format={mask_format!r} must be 'polygon' or 'bitmask'")
         self.augmentation = list(augmentation)
         self.augmentation_with_crop = None if augmentation_with_crop is None else list(augmentation_with_crop)
         self.is_train = is_train
         self.mask_on = mask_on
         self.img_format = img_format
+        self.mask_format = mask_format
+        self.recompute_boxes = recompute_boxes
         logger.info("augmentations: %s, with crop: %s", self.augmentation, self.augmentation_with_crop)
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -69,6 +83,8 @@ class DetrDatasetMapper:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:
             annotations = dataset_dict.pop("annotations")
+            if self.mask_on:
+                _require_masks(annotations, self.mask_format, dataset_dict["file_name"])
             dataset_dict["instances"] = self._instances(annotations, transforms, pixels.shape[:2])
         return dataset_dict
 
@@ -97,7 +113,9 @@ class DetrDatasetMapper:
             for annotation in annotations
             if annotation.get("iscrowd", 0) == 0
         ]
-        instances = detection_utils.annotations_to_instances(transformed, image_hw)
+        instances = detection_utils.annotations_to_instances(transformed, image_hw, self.mask_format)
+        if self.recompute_boxes and instances.has("gt_masks"):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         instances = detection_utils.filter_empty_instances(instances)
         assert isinstance(instances, Instances)  # a tuple only where a mask is asked for
         return instances
@@ -107,6 +125,21 @@ class DetrDatasetMapper:
         dropped = {"keypoints"} if self.mask_on else {"keypoints", "segmentation"}
         kept = {key: value for key, value in annotation.items() if key not in dropped}
         return kept | {"bbox": [float(value) for value in annotation["bbox"]]}
+
+
+def _require_masks(annotations: list[dict], mask_format: str, file_name: str) -> None:
+    """DatasetError for an object whose mask is missing, or of a kind that the format does not take."""
+    for annotation in annotations:
+        if annotation.get("iscrowd", 0):
+            continue
+        segmentation, where = (
+            annotation.get("segmentation"),
+            f"{file_name}: the object with the box {annotation['bbox']}",
+        )
+        if not segmentation:
+            raise DatasetError(f"{where} has no segmentation, which training on masks needs; {_WITHOUT_MASK}")
+        if mask_format == "polygon" and isinstance(segmentation, dict):
+            raise DatasetError(f"{where} has an RLE mask: set dataloader.train.mapper.mask_format=bitmask")
 
 
 def _check_size(dataset_dict: dict, pixels: np.ndarray) -> None:

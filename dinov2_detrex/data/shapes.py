@@ -1,4 +1,4 @@
-"""The shapes data set: how images of simple shapes with exact boxes are made, in COCO format and without a download.
+"""The shapes data set: how images of simple shapes with exact boxes and outlines are made, in COCO format.
 
     python -m dinov2_detrex.data.shapes [--root DIR]
 
@@ -27,7 +27,7 @@ CLASS_NAMES = ("circle", "triangle", "square")
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 
-_GENERATION = 2  # part of the manifest: raise it when the same arguments give other images
+_GENERATION = 3  # part of the manifest: raise it when the same arguments give other images or annotations
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 _SUPERSAMPLE = 3
 _MAX_OBJECTS = 5
@@ -232,6 +232,7 @@ def _coco_annotation(annotation_id: int, image_id: int, item: dict) -> dict:
         "category_id": item["category"] + 1,
         "bbox": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
         "area": round(polygon_area(item["corners"]), 2),
+        "segmentation": [item["corners"].round(2).ravel().tolist()],
         "iscrowd": 0,
     }
 

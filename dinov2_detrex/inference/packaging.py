@@ -21,6 +21,7 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
+from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.config.saving import settled
@@ -207,9 +208,9 @@ def _classes(content: dict, cfg: DictConfig) -> Classes:
     """Those of the checkpoint; of the config's training data where it does not say; else numbers."""
     if not (content.get("metadata") or {}).get("thing_classes"):
         found = _classes_of_data(cfg)
-        if len(found.get("thing_classes", ())) == cfg.model.num_classes:
+        if len(found.get("thing_classes", ())) == class_count(cfg.model).number:
             content = {"metadata": found}
-    return classes_of_checkpoint(content, cfg.model.num_classes)
+    return classes_of_checkpoint(content, class_count(cfg.model).number)
 
 
 def _classes_of_data(cfg: DictConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from omegaconf import open_dict
 from torch import nn
 
@@ -83,9 +84,12 @@ class Validator:
         return cfg
 
     def _losses(self, model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
-        """Mean training losses over the test images, "total" included; the model draws the same noise every time."""
+        """Mean training losses over the test images, "total" included; the model draws the same noise every time.
+
+        What the model writes into the event storage on the way is not of the training, and is dropped.
+        """
         sums, count = {}, 0
-        with unsharded(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
+        with unsharded(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)), EventStorage():
             for batch in loader:
                 losses = {name.removeprefix("loss_"): float(value) for name, value in model(batch).items()}
                 for name, value in (losses | {"total": sum(losses.values())}).items():

@@ -139,3 +139,12 @@ def test_the_root_follows_detectron2_datasets(monkeypatch, tmp_path):
     assert str(datasets_root()) == "datasets"
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert datasets_root() == tmp_path
+
+
+def test_outlines_lie_in_their_boxes_and_have_the_area_that_is_told(small_set):
+    annotations = json.loads((small_set / "annotations" / "instances_train.json").read_text())["annotations"]
+    for annotation in annotations:
+        (flat,) = annotation["segmentation"]
+        corners, (x, y, w, h) = np.reshape(flat, (-1, 2)), annotation["bbox"]
+        np.testing.assert_allclose([*corners.min(0), *corners.max(0)], [x, y, x + w, y + h], atol=0.02)
+        assert shapes.polygon_area(corners) == pytest.approx(annotation["area"], rel=0.01)
