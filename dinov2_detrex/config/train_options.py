@@ -126,6 +126,8 @@ class ClipGradOptions(Section):
 
     enabled: bool = False
     """Clip, and record the norm."""
+    by_part: bool = False
+    """Clip the ViT, the pyramid, the neck, the transformer and each other part by its own norm."""
     params: ClipGradParams = field(default_factory=ClipGradParams)
     """How."""
 
@@ -186,6 +188,8 @@ class ModelEmaOptions(Section):
     """Keep one, evaluate and save it."""
     decay: float = option(0.999, Range(0, 1, open=True))
     """The part of the average that stays in a step."""
+    warmup: int = option(0, AT_LEAST_0)
+    """The decay grows as decay * (1 - exp(-iteration / warmup)), which soon forgets the first weights; 0 = off."""
     device: Device = Device.unset
     """Where it is kept; '' = beside the model."""
     use_ema_weights_for_eval_only: bool = False

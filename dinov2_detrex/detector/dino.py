@@ -23,7 +23,15 @@ from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
 from dinov2_detrex.detector.layers import MLP, at_least_float32
 from dinov2_detrex.detector.levels import Levels, shapes_of
 from dinov2_detrex.detector.loss_names import spelled_out, weighted
-from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, split_queries
+from dinov2_detrex.detector.outputs import (
+    DenoisingMeta,
+    OneToManyMeta,
+    Outputs,
+    Prediction,
+    of_queries,
+    split_groups,
+    split_queries,
+)
 from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
 from dinov2_detrex.detector.pictures import training_image
 from dinov2_detrex.detector.postprocess import best_detections, to_instances
@@ -58,7 +66,8 @@ class DINO(nn.Module):
         square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
 
     Raises:
-        ValueError: `num_queries` is not what the transformer selects.
+        ValueError: `num_queries` is not what the transformer selects, or the transformer has groups of training queries
+            and the criterion takes none.
     """
 
     pixel_mean: Tensor
@@ -92,6 +101,11 @@ class DINO(nn.Module):
             raise ValueError(
                 f"num_queries ({num_queries}) must equal the transformer's two_stage_num_proposals "
                 f"({transformer.two_stage_num_proposals})"
+            )
+        self.one_to_many_groups = getattr(transformer, "one_to_many_groups", 0)
+        if self.one_to_many_groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
+            raise ValueError(
+                f"one_to_many_groups={self.one_to_many_groups}: {type(criterion).__name__} has no losses for them"
             )
         self.backbone = backbone
         self.position_embedding = position_embedding
@@ -287,7 +301,7 @@ class DINO(nn.Module):
         """Weighted losses; the criterion gets detrex's forms, the denoising queries apart from the ordinary ones."""
         if self.criterion is None:
             raise ValueError("training needs a criterion, and the detector was built with criterion=None")
-        dn_metas = None
+        dn_metas, more = None, {}
         if denoising is not None:
             outputs, denoised = split_queries(outputs, denoising.count)
             dn_metas = DenoisingMeta(
@@ -295,7 +309,10 @@ class DINO(nn.Module):
                 dn_num=denoising.layout.num_groups,
                 output_known_lbs_bboxes=denoised,
             )
-        losses = self.criterion(outputs, targets, dn_metas)
+        if self.one_to_many_groups:
+            outputs, groups = split_groups(outputs, self.num_queries)
+            more = {"one_to_many": OneToManyMeta(num_groups=self.one_to_many_groups, outputs=groups)}
+        losses = self.criterion(outputs, targets, dn_metas, **more)
         return weighted(losses, spelled_out(self.criterion.weight_dict, self.transformer.decoder.num_layers))
 
     @torch.no_grad()
@@ -311,7 +328,8 @@ class DINO(nn.Module):
             return
         ordinary = outputs if denoising is None else split_queries(outputs, denoising.count)[0]
         at_input_size = [{}]
-        first: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        alone: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        first = of_queries(alone, slice(self.num_queries))
         found = self.postprocess(first, image_sizes[:1], at_input_size)[0]["instances"]
         image = training_image(batched_inputs[0], found, self.input_format)
         get_event_storage().put_image("ground truth and predictions", image)

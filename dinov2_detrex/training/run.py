@@ -251,7 +251,7 @@ def _build_trainer(
         loader,
         optimizer,
         precision=precision,
-        clip_gradients=gradient_clipping(options.clip_grad),
+        clip_gradients=gradient_clipping(options.clip_grad, model),
         micro_batches=options.accumulate.steps,
         weight_by=options.accumulate.weight_by,
         seed=seed,
@@ -274,7 +274,7 @@ def _build_hooks(
             raise TypeError(f"a {type(multiplier).__name__} cannot be called with the progress of a run")
     return [
         hooks.IterationTimer(),
-        EMAUpdate(state.ema) if state.ema else None,
+        EMAUpdate(state.ema, options.model_ema.warmup) if state.ema else None,
         LearningRate(state.trainer.optimizer, multiplier),
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
         _build_evaluation(cfg, options, state, checkpoints.folder),
