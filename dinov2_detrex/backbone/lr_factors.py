@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from dinov2_detrex.backbone.vit_families import FAMILIES
+from dinov2_detrex.runtime.values import MOST_LAYERS, require_number, require_whole
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
@@ -44,6 +45,9 @@ class BackboneLrFactor:
         slow: parts of names outside the ViT that train at `slow_factor`; Deformable DETR (Zhu et al. 2021, A.4) has
             0.1 for "sampling_offsets".
         slow_factor: of those.
+
+    Raises:
+        UsageError: a negative rate or factor, or no layers.
     """
 
     FIRST_LAYER = frozenset(name for family in FAMILIES for name in family.before_blocks)
@@ -57,6 +61,8 @@ class BackboneLrFactor:
         slow: Sequence[str] = (),
         slow_factor: float = 0.1,
     ):
+        require_number(self, 0, lr_decay_rate=lr_decay_rate, backbone_factor=backbone_factor, slow_factor=slow_factor)
+        require_whole(self, 1, MOST_LAYERS, num_layers=num_layers)
         self.lr_decay_rate, self.num_layers = lr_decay_rate, num_layers
         self.backbone_factor, self.marker = backbone_factor, marker
         self.slow, self.slow_factor = tuple(slow), slow_factor

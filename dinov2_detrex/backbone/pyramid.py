@@ -15,6 +15,8 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
+from dinov2_detrex.runtime.values import refused, require_whole
+
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 Norm = str | Callable[[int], nn.Module] | None  # a name that `detectron2.layers.get_norm` knows, or channels -> norm
 
@@ -122,6 +124,10 @@ class SimpleFeaturePyramid(Backbone):
     ):
         super().__init__()
         assert isinstance(net, Backbone), f"net must be a detectron2 Backbone, not {type(net).__name__}"
+        require_whole(self, 1, out_channels=out_channels)
+        require_whole(self, 0, square_pad=square_pad)
+        if not scale_factors:
+            raise refused(self, "scale_factors", list(scale_factors), f"one or more of {', '.join(map(str, SCALES))}")
         self._sources = [in_feature] if isinstance(in_feature, str) else list(in_feature)
         channels, stride = _common_shape(net, self._sources)
         strides = [stride / Fraction(scale) for scale in scale_factors]
@@ -171,6 +177,11 @@ class SimpleFeaturePyramid(Backbone):
                 f"there are: {', '.join(known)}"
             )
         return in_feature
+
+    @property
+    def in_channels(self) -> int | None:
+        """Channels of the images, where `net` says so."""
+        return getattr(self.net, "in_channels", None)
 
     @property
     def size_divisibility(self) -> int:

@@ -253,9 +253,26 @@ def build_train_loader(
     with seeded(derive_seed(SAMPLE, seed)):  # a sampler of the config that draws its seed draws the same one again
         loader = instantiate(cfg)
     if isinstance(loader, TrainLoader):
+        if loader.mapper is None and not isinstance(loader.records, IterableDataset):
+            require_read(loader.records, "dataloader.train.mapper")
         return loader.batches(seed, start_iter, rank, num_processes, micro_batches)
     target = cfg.get("_target_")
     return _in_their_own_order(loader, getattr(target, "__qualname__", str(target)), micro_batches)
+
+
+def require_read(records: Records, key: str) -> None:
+    """Refuse records that only name their image files, which nothing reads.
+
+    Args:
+        records: as they reach the model.
+        key: of the mapper that is missing.
+
+    Raises:
+        UsageError: the first record has a `file_name` and no `image`.
+    """
+    first = records[0] if len(records) else {}
+    if isinstance(first, dict) and "file_name" in first and "image" not in first:
+        raise UsageError(f"{key}=null leaves the images unread, and the data set gives their file names alone")
 
 
 def name_own_loader(cfg: DictConfig) -> None:

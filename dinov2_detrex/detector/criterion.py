@@ -19,6 +19,7 @@ from dinov2_detrex.detector.matcher import Matches, match_predictions
 from dinov2_detrex.detector.outputs import DenoisingMeta, OneToManyMeta, Outputs, Prediction, decoder_layers
 from dinov2_detrex.detector.quality import RULES
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
+from dinov2_detrex.runtime.values import require_number, require_share, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +57,19 @@ class DINOCriterion(nn.Module):
     Args:
         num_classes: K.
         matcher: a `HungarianMatcher`, or any module that matches one prediction like its `forward`.
-        weight_dict: loss name -> weight, applied by the detector (`spelled_out`, `weighted`).
+        weight_dict: loss name -> weight of at least 0, applied by the detector (`spelled_out`, `weighted`).
         losses: any of `LOSSES`.
         eos_coef: weight of the background in "ce_loss", 0.1 if None.
         loss_class_type: "focal_loss" (sigmoid, K logits) or "ce_loss" (softmax, K + 1 logits, background last); or a
             sigmoid loss whose target for a matched query follows its box: "ia_bce_loss" (p^alpha IoU^(1 - alpha)),
             "mal_loss" (IoU^gamma) or "varifocal_loss" (IoU), see `quality`.
-        alpha, gamma: of the class loss. DETRs use 0.25 and 2; DEIM has gamma 1.5 with "mal_loss".
+        alpha, gamma: of the class loss; 0..1, and at least 0. DETRs use 0.25 and 2; DEIM has gamma 1.5 with "mal_loss".
         two_stage_binary_cls: encoder proposals only tell objects from background (class 0).
 
     Raises:
         AssertionError: unknown losses or loss type.
         ValueError: a matcher of softmax costs with a loss type that follows the boxes.
+        UsageError: a number is out of its range.
     """
 
     empty_weight: Tensor
@@ -95,11 +97,15 @@ class DINOCriterion(nn.Module):
             raise ValueError(
                 f"loss_class_type={loss_class_type!r} is of sigmoid scores, the matcher's 'ce_cost' is not"
             )
+        require_whole(self, 1, num_classes=num_classes)
+        require_number(self, 0, gamma=gamma, **weight_dict)
+        require_share(self, alpha=alpha)
         self.num_classes = num_classes
         self.matcher = matcher
         self.weight_dict = {key: float(weight) for key, weight in weight_dict.items()}
         self.losses = list(losses)
         self.eos_coef = 0.1 if eos_coef is None else eos_coef
+        require_number(self, 0, eos_coef=self.eos_coef)
         self.loss_class_type = loss_class_type
         self.alpha = alpha
         self.gamma = gamma

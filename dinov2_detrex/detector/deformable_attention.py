@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dinov2_detrex.detector.weighted_rows import sparse_gradients, suits_sparse_backward, sum_rows
+from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
 
 Shapes = Tensor | Sequence[tuple[int, int]]  # (height, width) of every level
 
@@ -46,8 +47,9 @@ class MultiScaleDeformableAttention(nn.Module):
         batch_first: bool = False,
     ):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim ({embed_dim}) must be divisible by num_heads ({num_heads})")
+        require_heads(self, embed_dim, num_heads)
+        require_whole(self, 1, num_levels=num_levels, num_points=num_points)
+        require_share(self, dropout=dropout)
         if (embed_dim // num_heads).bit_count() != 1:
             warnings.warn(
                 f"heads of width {embed_dim // num_heads}, no power of two, suit GPU kernels badly", stacklevel=2

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32, float32 and float64 as they are: for coordinates, scores and losses."""
@@ -25,6 +27,7 @@ class MLP(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
+        require_whole(self, 1, input_dim=input_dim, hidden_dim=hidden_dim, output_dim=output_dim, num_layers=num_layers)
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
 
@@ -63,6 +66,8 @@ class FFN(nn.Module):
         super().__init__()
         if num_fcs < 2:
             raise AssertionError(f"a feed-forward block has at least 2 linear layers, got num_fcs={num_fcs}")
+        require_whole(self, 1, embed_dim=embed_dim, feedforward_dim=feedforward_dim)
+        require_share(self, ffn_drop=ffn_drop)
         self.embed_dim = embed_dim
         self.feedforward_dim = feedforward_dim
         self.add_identity = add_identity
@@ -164,6 +169,8 @@ class MultiheadAttention(nn.Module):
         **kwargs: Any,
     ):
         super().__init__()
+        require_heads(self, embed_dim, num_heads)
+        require_share(self, attn_drop=attn_drop, proj_drop=proj_drop)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.batch_first = batch_first

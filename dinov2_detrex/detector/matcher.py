@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, pairwise_giou
 from dinov2_detrex.detector.outputs import Prediction
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
+from dinov2_detrex.runtime.values import require_number, require_share
 
 CLASS_COSTS = ("focal_loss_cost", "ce_cost", "modulated_focal_cost")
 
@@ -46,13 +47,14 @@ class HungarianMatcher(nn.Module):
     """Optimal one-to-one matching of queries and objects.
 
     Args:
-        cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs.
+        cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs, at least 0.
         cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax); or "modulated_focal_cost", the focal cost
             of p sqrt((GIoU + 1) / 2), which prefers queries whose class and box are good at once (Liu et al. 2023,
             Stable-DINO, section 3.3).
-        alpha, gamma: of the focal costs.
+        alpha, gamma: of the focal costs; 0..1, and at least 0.
 
     Raises:
+        UsageError: a number is out of its range.
         AssertionError: all weights are 0, or the type is unknown.
     """
 
@@ -66,6 +68,8 @@ class HungarianMatcher(nn.Module):
         gamma: float = 2.0,
     ):
         super().__init__()
+        require_number(self, 0, cost_class=cost_class, cost_bbox=cost_bbox, cost_giou=cost_giou, gamma=gamma)
+        require_share(self, alpha=alpha)
         if not (cost_class or cost_bbox or cost_giou):
             raise AssertionError("all matching costs have weight 0")
         if cost_class_type not in CLASS_COSTS:

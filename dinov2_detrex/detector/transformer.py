@@ -24,6 +24,7 @@ from dinov2_detrex.detector.two_stage import (
     cell_proposals,
     gather_tokens,
 )
+from dinov2_detrex.runtime.values import require_equal, require_number, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,7 @@ class DINOTransformer(nn.Module):
     Raises:
         ValueError: groups without learnt contents, which would all be the same, or with more queries than are
             selected; or a proposal that no image holds.
+        UsageError: encoder and decoder are of another width, or of another number of levels.
     """
 
     def __init__(
@@ -104,11 +106,20 @@ class DINOTransformer(nn.Module):
         one_to_many_queries: int | None = None,
     ):
         super().__init__()
+        embed_dim = encoder.embed_dim
+        require_whole(self, 1, num_feature_levels=num_feature_levels, two_stage_num_proposals=two_stage_num_proposals)
+        require_whole(self, 0, one_to_many_groups=one_to_many_groups)
+        require_number(self, proposal_size=proposal_size)
         group_size = two_stage_num_proposals if one_to_many_queries is None else one_to_many_queries
+        require_whole(self, 1, one_to_many_queries=group_size)
         if not MARGIN < proposal_size < 1 - MARGIN:
             raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
-        embed_dim = encoder.embed_dim
+        parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
+        widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
+        levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}
+        require_equal(self, "embed_dim", embed_dim, **widths)
+        require_equal(self, "num_feature_levels", num_feature_levels, **levels)
         self.embed_dim = embed_dim
         self.num_feature_levels = num_feature_levels
         self.two_stage_num_proposals = two_stage_num_proposals

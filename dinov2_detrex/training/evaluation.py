@@ -17,6 +17,8 @@ from omegaconf import open_dict
 from torch import nn
 
 from dinov2_detrex.config.train_options import BestMode
+from dinov2_detrex.data.loader import require_read
+from dinov2_detrex.detector.by_shape import ByShape
 from dinov2_detrex.evaluation.coco import RESULTS_FILE
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.files import atomic_write
@@ -33,6 +35,8 @@ BEST_RESULTS_FILE = "coco_instances_results_best.json"  # the detections of mode
 class Validator:
     """Evaluates a model on a config's `dataloader.test` with its `dataloader.evaluator`.
 
+    The results do not depend on the loader's `batch_size`: images of different shapes are never padded to one another.
+
     Args:
         cfg_dataloader: the config section; without `evaluator` there is nothing to evaluate.
         validation_loss: also compute the training losses on the same images.
@@ -44,6 +48,8 @@ class Validator:
         self._evaluators = {}
         if self.cfg.get("evaluator") is not None:
             self._loader = instantiate(self.cfg.test)  # before the evaluator, which needs the data set registered
+            if self.cfg.test.get("mapper") is None and hasattr(self._loader, "dataset"):
+                require_read(self._loader.dataset, "dataloader.test.mapper")
             self._evaluators[""] = instantiate(self.cfg.evaluator)
             if not isinstance(self._evaluators[""], DatasetEvaluator | list):
                 kind = type(self._evaluators[""]).__name__
@@ -69,7 +75,7 @@ class Validator:
         if prefix not in self._evaluators:
             self._evaluators[prefix] = instantiate(self._evaluator_config(prefix))
         with unsharded(model):  # the processes may have different numbers of images
-            results = inference_on_dataset(model, self._loader, self._evaluators[prefix])
+            results = inference_on_dataset(ByShape(model), self._loader, self._evaluators[prefix])
         if comm.is_main_process() and results:
             logger.info("results%s:", f" of the {prefix} weights" if prefix else "")
             print_csv_format(results)

@@ -178,7 +178,7 @@ def test_layer_follows_its_six_steps(coordinates, batch_first):
 
 
 def test_wrong_widths_and_references_are_refused():
-    with pytest.raises(ValueError, match="divisible"):
+    with pytest.raises(ValueError, match="multiple of num_heads=8"):
         MultiScaleDeformableAttention(embed_dim=30, num_heads=8)
     with pytest.warns(UserWarning, match="power of two"):
         layer = MultiScaleDeformableAttention(embed_dim=24, num_heads=2, num_levels=1)
