@@ -3,7 +3,7 @@
     python -m dinov2_detrex.data.shapes
     python tools/train_net.py --config-file projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 
-Hardware it is meant for: any CPU. The README holds the result that was measured.
+Hardware it is meant for: any CPU. docs/results.md has what was measured.
 """
 
 from detectron2.config import LazyCall as L
