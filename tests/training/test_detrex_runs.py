@@ -40,7 +40,7 @@ def test_h_deformable_detr_trains_evaluates_and_predicts(tiny_shapes, tmp_path):
     data = []
     for part, split in (("train", "train"), ("test", "val")):
         where = f"json_file: '{tiny_shapes}/annotations/instances_{split}.json', image_root: '{tiny_shapes}/{split}'"
-        data.append(f"dataloader.{part}.dataset={{_target_: {dataset}, names: h_detr_{split}, {where}}}")
+        data.append(f"++dataloader.{part}.dataset={{_target_: {dataset}, names: h_detr_{split}, {where}}}")
     line = ["--config-file", CONFIG, *SMALL, *data, f"train.output_dir={tmp_path}"]
     assert run_command("train", line) == 0
     results = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
