@@ -10,11 +10,13 @@ image files only the headers and the last bytes are read, in threads; damage in 
 decoded, and then the mapper names the file.
 """
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -327,8 +329,9 @@ def _check_annotations(annotations: list[dict], images: dict, listed: list[dict]
     annotations = _with_boxes_of_masks(annotations, images, report)
     if not annotations:
         return annotations
-    boxes_xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-    sizes_wh = np.array([[images[a["image_id"]][key] for key in ("width", "height")] for a in annotations], dtype=float)
+    boxes_xywh = _rows((annotation["bbox"] for annotation in annotations), (len(annotations), 4))
+    size_of = {image_id: (entry["width"], entry["height"]) for image_id, entry in images.items()}
+    sizes_wh = _rows((size_of[annotation["image_id"]] for annotation in annotations), (len(annotations), 2))
     suspicion = _suspected_format(boxes_xywh, sizes_wh)
     if suspicion is not None:
         index, what = suspicion
@@ -339,6 +342,12 @@ def _check_annotations(annotations: list[dict], images: dict, listed: list[dict]
         )
         return annotations
     return _with_ids(_with_repaired_boxes(annotations, boxes_xywh, sizes_wh, report), report)
+
+
+def _rows(rows: Iterable[Sequence[float]], shape: tuple[int, int]) -> np.ndarray:
+    """The rows as an array of float64 of that shape."""
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=math.prod(shape))
+    return flat.reshape(shape)
 
 
 def _with_boxes_of_masks(annotations: list[dict], images: dict, report: DatasetReport) -> list[dict]:
@@ -409,12 +418,20 @@ def _with_repaired_boxes(
     low, high = low.clip(0, sizes_wh), high.clip(0, sizes_wh)
     clipped = np.concatenate([low, high - low], axis=1)
 
+    if not (no_area | outside | beyond).any() and not any(map(_needs_changes, annotations)):
+        return annotations
     kept = []
     for index in np.flatnonzero(~no_area & ~outside):
         changes = {"bbox": clipped[index].tolist()} if beyond[index] else {}
         changes |= _other_changes(annotations[index], report)
         kept.append(annotations[index] | changes if changes else annotations[index])
     return kept
+
+
+def _needs_changes(annotation: dict) -> bool:
+    """Whether `_other_changes` has any; asked first, since a large set mostly needs none."""
+    get = annotation.get
+    return get("area") is None or get("iscrowd") is None or get("ignore", 0) != 0
 
 
 def _other_changes(annotation: dict, report: DatasetReport) -> dict:
