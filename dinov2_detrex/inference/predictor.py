@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
+from dinov2_detrex.inference.exported import Exported, is_exported, open_exported
 from dinov2_detrex.inference.hub import find_package
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UserError, building
@@ -52,7 +53,8 @@ class Predictor:
     """A detector with its weights and class names, ready for pictures.
 
     Args:
-        cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at.
+        cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at. The
+            name of an exported file (.onnx, .xml, .pt2) stands for all of it.
         checkpoint_path: weights for exactly this model, in any file that `--eval-only` reads, or a model package.
         averaged: take its averaged weights; None does what `train.model_ema.use_ema_weights_for_eval_only` says.
 
@@ -60,7 +62,10 @@ class Predictor:
         UserError: the file cannot be read or is of another model, or the model cannot be built.
     """
 
-    def __init__(self, cfg, checkpoint_path: str | os.PathLike, averaged: bool | None = None):
+    def __init__(self, cfg, checkpoint_path: str | os.PathLike = "", averaged: bool | None = None):
+        if is_exported(cfg):
+            self._take(open_exported(cfg))
+            return
         if averaged is None:
             averaged = train_options(cfg).model_ema.use_ema_weights_for_eval_only
         self.device = choose_device(cfg.train.device)
@@ -71,6 +76,10 @@ class Predictor:
         self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
+
+    def _take(self, exported: Exported) -> None:
+        self.device, self.model, self.mapper = torch.device("cpu"), exported.model, exported.mapper
+        self.classes = Classes(exported.class_names, exported.category_ids)
 
     @classmethod
     def from_pretrained(cls, package: str | os.PathLike, revision: str | None = None) -> "Predictor":
