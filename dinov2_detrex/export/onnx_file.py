@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion as Version
 
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.inference.exported import KEY, needed
+from dinov2_detrex.runtime.errors import UserError
 
 OPSET = 18
+OLDEST_TORCH = "2.8"  # before it, a dynamic size has no range
 
 
 def export_program(graph: nn.Module, shapes: GraphShapes) -> torch.export.ExportedProgram:
@@ -24,9 +27,19 @@ def export_program(graph: nn.Module, shapes: GraphShapes) -> torch.export.Export
     Args:
         graph: a `DetectionGraph` or `RawGraph`.
         shapes: what it takes.
+
+    Raises:
+        UserError: torch is too old.
     """
+    if not exports_here():
+        raise UserError(f"exporting needs torch {OLDEST_TORCH} or newer; this is {torch.__version__}")
     with torch.no_grad(), quiet():
         return torch.export.export(graph, shapes.example(), dynamic_shapes=shapes.dynamic_shapes(), strict=False)
+
+
+def exports_here() -> bool:
+    """Whether torch is new enough."""
+    return Version(torch.__version__) >= Version(OLDEST_TORCH)
 
 
 def write_onnx(program: torch.export.ExportedProgram, shapes: GraphShapes, path: Path) -> None:

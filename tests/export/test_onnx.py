@@ -9,7 +9,7 @@ from tiny_dino import image
 
 from dinov2_detrex.export.departing import first_departure
 from dinov2_detrex.export.graph import DetectionGraph, RawGraph, exportable
-from dinov2_detrex.export.onnx_file import export_program, write_onnx
+from dinov2_detrex.export.onnx_file import export_program, exports_here, write_onnx
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.tensorrt import objections, trtexec_command
 from dinov2_detrex.export.verifying import TOLERANCES, verify
@@ -17,6 +17,7 @@ from dinov2_detrex.export.verifying import TOLERANCES, verify
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+pytestmark = pytest.mark.skipif(not exports_here(), reason="torch is too old to export")
 
 SIZES = ((128, 128), (192, 64), (70, 250), (30, 40))
 
