@@ -120,7 +120,7 @@ class TimmBackbone(Backbone):
         self.timm_model: Any = build_features(model_name, norm, **options)  # of one of timm's extractor classes
         _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
         _check_grid(self.vit, _plain(img_size))
-        self._hub = (
+        self.uses_hub_positions = (
             self.pos_embed_mode == "hub" and "dinov2" in architecture(model_name) and has_hub_positions(self.vit)
         )
         self.weights_report = self._load_weights(model_name, pretrained, checkpoint_path, patch_resample, options)
@@ -155,7 +155,7 @@ class TimmBackbone(Backbone):
             self.timm_model = rebuild_with_weights(self.timm_model, model_name, options, str(checkpoint_path))
             return f"weights from {source}"
         state = read_tensors(checkpoint_path) if checkpoint_path else from_hub(model_name, options)
-        return load_vit(self.vit, state, source, patch_resample, "hub" if self._hub else "timm")
+        return load_vit(self.vit, state, source, patch_resample, "hub" if self.uses_hub_positions else "timm")
 
     def _freeze(self, freeze: bool | int | str) -> None:
         self.frozen = parse_freeze(freeze, self.vit)
@@ -215,7 +215,9 @@ class TimmBackbone(Backbone):
         with gradient_unless(self.frozen.embed):
             patches = embed_patches(vit, x)
         with gradient_unless(self.frozen.blocks > 0):
-            tokens, arguments_of = add_positions(vit, patches, grid_hw, self._hub, frozen=self.frozen.embed)
+            tokens, arguments_of = add_positions(
+                vit, patches, grid_hw, self.uses_hub_positions, frozen=self.frozen.embed
+            )
         wanted, returned = {self._index_of[name] for name in self._out_features}, {}
         for i, block in enumerate(vit.blocks):
             with gradient_unless(i < self.frozen.blocks):

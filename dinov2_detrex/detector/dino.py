@@ -344,7 +344,8 @@ class DINO(nn.Module):
             logits = class_head(state)
             if found.query_padding_mask is not None:
                 no_class = found.query_padding_mask[..., None].expand(-1, -1, self.num_classes)
-                logits = logits.masked_fill(F.pad(no_class, (0, int(self.softmax_classes))), -torch.inf)
+                no_class = F.pad(no_class, (0, 1)) if self.softmax_classes else no_class
+                logits = logits.masked_fill(no_class, -torch.inf)
             layers.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), boxes)})
         selected = self.class_embed[-1](found.selected_memory)
         return {

@@ -25,8 +25,9 @@ from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.image_reading import pixels_of
-from dinov2_detrex.inference.classes import classes_of_checkpoint
+from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
 from dinov2_detrex.inference.detections import DEFAULT_SELECTION, DEFAULT_THRESHOLD, Detections, Selection
+from dinov2_detrex.inference.exported import is_exported, open_exported
 from dinov2_detrex.inference.hub import find_package
 from dinov2_detrex.inference.pictures import Picture, Pictures, is_single, pictures_of
 from dinov2_detrex.inference.pipeline import Input, Job, answered
@@ -62,7 +63,8 @@ class Predictor:
     """A detector with its weights and class names, ready for pictures.
 
     Args:
-        cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at.
+        cfg: of the run: `model`, `dataloader.test.mapper` and `train.device` count. Its data are not looked at. The
+            name of an exported file (.onnx, .xml, .pt2) stands for all of it, weights included.
         weights: for exactly this model: any file that `--eval-only` reads, a model package, a state dict, or the
             content of a checkpoint.
         averaged: take its averaged weights; None does what `train.model_ema.use_ema_weights_for_eval_only` says.
@@ -83,7 +85,7 @@ class Predictor:
     def __init__(
         self,
         cfg,
-        weights: Weights,
+        weights: Weights = "",
         averaged: bool | None = None,
         *,
         device: str | None = None,
@@ -91,6 +93,9 @@ class Predictor:
         compile: bool = False,
         batch_size: int | None = None,
     ):
+        if is_exported(cfg):
+            self._open(cfg, device, dtype, batch_size)
+            return
         self.device = choose_device(device, option="device") if device else choose_device(cfg.train.device)
         self.dtype = choose_autocast(dtype, self.device)
         self.batch_size = _checked_batch_size(batch_size, self.device)
@@ -104,6 +109,19 @@ class Predictor:
         self.mapper = instantiate(cfg.dataloader.test.mapper)
         if compile:
             getattr(self.model, "backbone", self.model).compile()
+
+    def _open(self, file: str | os.PathLike, device: str | None, dtype: str, batch_size: int | None) -> None:
+        """Take an exported file in the model's place."""
+        if device not in (None, "cpu") or dtype not in ("fp32", "auto"):
+            raise UsageError(
+                f"device={device}, dtype={dtype}: {os.fspath(file)} runs on the CPU, in the precision of its export"
+            )
+        exported = open_exported(file)
+        self.device, self.dtype = torch.device("cpu"), None
+        self.batch_size = _checked_batch_size(batch_size, self.device)
+        self.classes = Classes(exported.class_names, exported.category_ids)
+        self.recommended = _selection(exported.thresholds, file)
+        self.model, self.mapper = exported.model, exported.mapper
 
     @classmethod
     def from_run(cls, run: str | os.PathLike, weights: str = "", **options) -> "Predictor":
@@ -314,11 +332,15 @@ def _recommended(weights: Weights) -> Selection | None:
     """The thresholds that a model package carries."""
     if isinstance(weights, Mapping) or not is_package(weights):
         return None
-    thresholds = read_facts(weights).get("thresholds") or {}
+    return _selection(read_facts(weights).get("thresholds") or {}, weights)
+
+
+def _selection(thresholds: Any, source: str | os.PathLike) -> Selection:
+    """Of {"default": score, "by_class": {name: score}}; UserError naming the file where it is something else."""
     try:
         return Selection(thresholds.get("default", DEFAULT_THRESHOLD), thresholds.get("by_class") or {})
     except (UsageError, AttributeError, TypeError) as error:
-        raise UserError(f"{os.fspath(weights)} is damaged: its thresholds are {thresholds!r}") from error
+        raise UserError(f"{os.fspath(source)} is damaged: its thresholds are {thresholds!r}") from error
 
 
 def _at_home(instances: Instances) -> Instances:
