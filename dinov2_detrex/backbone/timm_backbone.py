@@ -28,7 +28,7 @@ from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
-from dinov2_detrex.runtime.values import refused, require_number, require_share, require_whole
+from dinov2_detrex.runtime.values import refused, require_flag, require_number, require_share, require_whole
 
 logger = logging.getLogger(__name__)
 feature_logger = logging.getLogger("timm backbone")  # detrex's name for it
@@ -104,6 +104,8 @@ class TimmBackbone(Backbone):
         super().__init__()
         _check_numbers({"in_channels": in_channels, "patch_size": patch_size, "drop_path_rate": drop_path_rate})
         _check_numbers({"img_size": img_size, "out_indices": out_indices, **timm_kwargs})
+        require_flag(self, features_only=features_only, norm=norm, return_prefix_tokens=return_prefix_tokens)
+        require_flag(self, use_act_checkpoint=use_act_checkpoint)
         self.in_channels = in_channels
         _check_arguments(model_name, features_only, pretrained, patch_resample, timm_kwargs)
         self.pos_embed_mode = check_mode(pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub"))

@@ -24,7 +24,7 @@ from dinov2_detrex.detector.two_stage import (
     cell_proposals,
     gather_tokens,
 )
-from dinov2_detrex.runtime.values import require_equal, require_number, require_whole
+from dinov2_detrex.runtime.values import require_equal, require_flag, require_number, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,7 @@ class DINOTransformer(nn.Module):
         if not MARGIN < proposal_size < 1 - MARGIN:
             raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
+        require_flag(self, learnt_init_query=learnt_init_query)
         parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
         widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
         levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}
