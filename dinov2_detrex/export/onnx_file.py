@@ -78,12 +78,8 @@ def set_metadata(path: Path, text: str) -> None:
 
 def slim(path: Path, target: Path) -> bool:
     """Write a copy with fewer nodes by onnxslim; False where it is not installed or cannot read the file."""
-    try:
-        import onnxslim
-    except ImportError:
-        return False
     with contextlib.suppress(Exception), quiet():  # what it cannot read stays as it is
-        onnxslim.slim(os.fspath(path), os.fspath(target))
+        needed("onnxslim", "slimming").slim(os.fspath(path), os.fspath(target))
     return target.is_file()
 
 

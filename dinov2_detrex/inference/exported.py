@@ -245,7 +245,7 @@ class ExportedDetector(nn.Module):
         factor = min(limit / size for limit, size in zip(limits, image.shape[1:]))
         if factor >= 1:
             return image
-        size = [max(1, int(factor * n)) for n in image.shape[1:]]
+        size = [max(1, round(factor * n)) for n in image.shape[1:]]
         return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
     def _detect(self, images: list[Tensor]) -> list[Instances]:

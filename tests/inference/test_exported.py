@@ -100,7 +100,7 @@ def test_a_picture_larger_than_a_graph_of_one_size_is_scaled_to_fit(made):
     assert run_command("export", [str(package), "--to", "onnx", "--out", str(out), "--size", "64", "64"]) == 0
     exported = open_exported(out)
     record = exported.mapper({"file_name": str(picture)})
-    assert tuple(record["image"].shape) == (3, 64, 106)
+    assert tuple(record["image"].shape) == (3, 64, 107)
     small = torch.nn.functional.interpolate(record["image"][None], size=(38, 64), mode="bilinear", antialias=True)[0]
     expected, found = exported.model([record | {"image": small}, record])
     assert len(found["instances"]) > 0 and found["instances"].image_size == (90, 150)
