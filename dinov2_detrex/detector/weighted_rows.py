@@ -38,7 +38,8 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         return sum_rows_gather(table, rows, weights)
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, but not in torch.jit's __all__
         return sum_rows_gather(table, rows, weights)
-    if device == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available():
+    has_data = type(table) is Tensor  # which a pretended one, for planning, has not
+    if device == "cpu" and has_data and torch.is_grad_enabled() and torch.backends.mkl.is_available():
         return sum_rows_sparse(table, rows, weights)
     return sum_rows_bag(table, rows, weights)
 

@@ -1,0 +1,174 @@
+"""How does a program run on a device that is not there? Its tensors have shapes and dtypes, and no data.
+
+Tensors of the host stay real, so that what the host computes is computed. Where the host would have to wait for the
+device it gets an answer that was made up, and the place is noted: so a run also tells how often it waits.
+"""
+
+import contextlib
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+aten = torch.ops.aten
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # and all with "attention"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A place where the host waits for the device: the operator, and the innermost line of this project that asks."""
+
+    operator: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} in {self.place}"
+
+
+class PretendedDevice(TorchDispatchMode):
+    """While entered, tensors on `device` hold no data.
+
+    The made-up answers are those of a run in which all is well: a flag is true, a number is zero, and every element is
+    selected by a mask. A Generator's state is not touched.
+
+    Args:
+        device: a kind of device, there or not.
+
+    Attributes:
+        waits: where the host waited for the device, in order.
+        products: how often matrices were multiplied and convolved on the device, by (operator, dtype of its inputs).
+    """
+
+    def __init__(self, device: str | torch.device = "cuda"):
+        super().__init__()
+        self.device = torch.device(device)
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.waits: list[Wait] = []
+        self.products: Counter[tuple[str, torch.dtype]] = Counter()
+
+    def __enter__(self) -> "PretendedDevice":
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # there is no thread for the device
+            stack.enter_context(_sent_by_an_operator())
+            stack.enter_context(_NumpyOfNothing())
+            super().__enter__()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stack.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        fakes = [x for x in tree_leaves((args, kwargs)) if isinstance(x, FakeTensor)]
+        if not fakes and not self._is_ours(kwargs.get("device")):
+            return func(*args, **kwargs)
+        answer = self._made_up(func, args, kwargs)
+        if answer is not None:
+            return answer
+        self._count(func, fakes)
+        args, kwargs = self._selecting_all(func, args, kwargs)
+        with self.fake:
+            return func(*args, **kwargs)
+
+    def _is_ours(self, device: Any) -> bool:
+        return device is not None and torch.device(device).type == self.device.type
+
+    def _made_up(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """What the host gets when it asks for data; None where it does not."""
+        if func is aten._local_scalar_dense.default:
+            self._note(func)
+            return True if args[0].dtype is torch.bool else torch.zeros((), dtype=args[0].dtype).item()
+        if func is aten._to_copy.default and kwargs.get("device") is not None and not self._is_ours(kwargs["device"]):
+            self._note(func)
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device=kwargs["device"])
+        if func is aten.copy_.default and not isinstance(args[0], FakeTensor):
+            self._note(func)
+            return args[0].zero_()
+        if func is aten.nonzero.default:
+            self._note(func)
+            return self._send(torch.ones(args[0].shape).nonzero())
+        return None
+
+    def _selecting_all(self, func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """An index by a mask, for which a device counts what is set, as one that takes everything."""
+        if func not in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
+            return args, kwargs
+        if not any(x is not None and x.dtype is torch.bool for x in args[1]):
+            return args, kwargs
+        self._note(func)
+        indices = []
+        for index in args[1]:
+            is_mask = index is not None and index.dtype is torch.bool
+            indices += [self._send(x) for x in torch.ones(index.shape).nonzero().unbind(1)] if is_mask else [index]
+        return (args[0], indices, *args[2:]), kwargs
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        with self.fake:
+            return self.fake.from_tensor(tensor).to(self.device)
+
+    def _note(self, func: Any) -> None:
+        frames = traceback.extract_stack()
+        in_list = any(frame.name == "tolist" and frame.filename.endswith("fake_tensor.py") for frame in frames)
+        wait = Wait("tolist" if in_list else func._schema.name.partition("::")[2], _asking_line(frames))
+        if not in_list or wait not in self.waits[-1:]:  # a list is asked for number by number, where it is one transfer
+            self.waits.append(wait)
+
+    def _count(self, func: Any, fakes: list[FakeTensor]) -> None:
+        name = func._schema.name.partition("::")[2]
+        if name in PRODUCTS or "attention" in name:
+            self.products[name, fakes[0].dtype] += 1
+
+    def move(self, model: nn.Module) -> nn.Module:
+        """The model with its parameters and buffers on the device, in place; what modules share stays shared."""
+        moved: dict[Tensor, Tensor] = {}
+        for module in model.modules():
+            for slots in (module._parameters, module._buffers):
+                for name, tensor in slots.items():
+                    if tensor is not None:
+                        slots[name] = moved.setdefault(tensor, self._like(tensor))
+        return model
+
+    def _like(self, tensor: Tensor) -> Any:
+        with self.fake:
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self.device)
+        return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+
+    def send(self, values: Any) -> Any:
+        """Nested lists and dicts with their tensors on the device."""
+        return tree_map_only(Tensor, self._send, values)
+
+
+class _NumpyOfNothing(TorchFunctionMode):
+    """Arrays of tensors without data are zeros: what a CPU that is pretended shows the host."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.numpy and isinstance(args[0], FakeTensor):
+            return np.zeros(args[0].shape, torch.zeros((), dtype=args[0].dtype).numpy().dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _sent_by_an_operator() -> Iterator[None]:
+    """`torch.tensor(..., device=...)` makes its tensor on the host and sends it, where the mode sees it."""
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
+
+
+def _asking_line(frames: traceback.StackSummary) -> str:
+    own = [frame for frame in frames if "dinov2_detrex" in frame.filename and frame.filename != __file__]
+    return f"{own[-1].filename}:{own[-1].lineno} ({own[-1].name})" if own else "code of others"
