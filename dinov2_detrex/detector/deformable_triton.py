@@ -159,8 +159,9 @@ def forward(value: Tensor, shapes_hw: Sequence[tuple[int, int]], locations: Tens
     """(B, Q, M * Dh), of the value's dtype; arguments as of `multi_scale_deformable_attention`, all contiguous."""
     out = value.new_empty((*locations.shape[:2], value.shape[2] * value.shape[3]))
     if out.numel():
-        sizes = _sizes(value, locations)
-        _forward[_grid(locations)](value, level_table(tuple(shapes_hw), value.device), locations, weights, out, **sizes)
+        table = level_table(tuple(shapes_hw), value.device)
+        with torch.cuda.device_of(value):  # Triton launches on the current one
+            _forward[_grid(locations)](value, table, locations, weights, out, **_sizes(value, locations))
     return out
 
 
@@ -173,7 +174,8 @@ def backward(
     if locations.numel():
         table = level_table(tuple(shapes_hw), value.device)
         inputs = (grad, value, table, locations, weights)
-        _backward[_grid(locations)](*inputs, grad_value, grad_locations, grad_weights, **_sizes(value, locations))
+        with torch.cuda.device_of(value):
+            _backward[_grid(locations)](*inputs, grad_value, grad_locations, grad_weights, **_sizes(value, locations))
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 

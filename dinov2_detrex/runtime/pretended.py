@@ -5,6 +5,7 @@ device it gets an answer that was made up, and the place is noted: so a run also
 """
 
 import contextlib
+import os
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # and all with "attention"
 
 
@@ -60,6 +62,9 @@ class PretendedDevice(TorchDispatchMode):
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # there is no thread for the device
             stack.enter_context(_sent_by_an_operator())
             stack.enter_context(_NumpyOfNothing())
+            if self.device.type == "cuda":  # autocast asks for the GPU itself
+                stack.enter_context(_replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
+                stack.enter_context(_replaced(torch.cuda, "is_bf16_supported", lambda *of_what: True))
             super().__enter__()
             self._stack = stack.pop_all()
         return self
@@ -169,6 +174,17 @@ def _sent_by_an_operator() -> Iterator[None]:
         torch._C._set_only_lift_cpu_tensors(before)
 
 
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute with another value inside."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def _asking_line(frames: traceback.StackSummary) -> str:
-    own = [frame for frame in frames if "dinov2_detrex" in frame.filename and frame.filename != __file__]
+    own = [frame for frame in frames if frame.filename.startswith(PACKAGE) and frame.filename != __file__]
     return f"{own[-1].filename}:{own[-1].lineno} ({own[-1].name})" if own else "code of others"

@@ -65,3 +65,26 @@ def test_it_is_taken_for_cuda_alone_and_not_where_runs_must_repeat_themselves():
             assert not kernel_serves(on_gpu)
         finally:
             torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with torch for CUDA")
+@pytest.mark.parametrize("kernel", ["_forward", "_backward"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_kernels_compile_for_a_gpu(kernel, dtype):
+    """Down to machine code of an A100; the interpreter takes much that the compiler refuses."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from dinov2_detrex.detector import deformable_triton
+
+    constants = {"HEADS": 8, "WIDTH": 32, "LEVELS": 4, "POINTS": 4, "COLUMNS": 32, "BLOCK_ROWS": 16}
+    pointers = {"levels": "*i64", "grad_value": "*fp32", "grad_locations": "*fp32", "locations": "*fp32"}
+    function = getattr(deformable_triton, kernel).fn
+    signature = {}
+    for name in function.arg_names:
+        tensor = pointers.get(name, f"*{dtype}")
+        signature[name] = "constexpr" if name in constants else "i32" if name[:4] in ("num_", "size") else tensor
+    target = GPUTarget("cuda", 80, 32)
+    compiled = compile(ASTSource(fn=function, signature=signature, constexprs=constants), target=target)
+    assert compiled.asm["cubin"]
+    assert ("atom" in compiled.asm["ptx"] or "red." in compiled.asm["ptx"]) == (kernel == "_backward")

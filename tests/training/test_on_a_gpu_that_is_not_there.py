@@ -91,6 +91,7 @@ def test_the_trainer_waits_twice_an_iteration_for_the_assignment_and_for_its_num
     model = on(device).train()
     optimizer = torch.optim.AdamW(model.parameters())
     trainer = Trainer(model, [BATCHES["padded"]] * 2, optimizer, precision=Precision(CUDA, torch.bfloat16))
+    assert trainer.precision.autocast()._enabled
     trainer.train(0, 2)
     places = [wait.place.partition("(")[2] for wait in device.waits]
     assert places == ["_assign)", "_record)"] * 2, list(map(str, device.waits))
