@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -61,7 +62,7 @@ class PretendedDevice(TorchDispatchMode):
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # there is no thread for the device
             stack.enter_context(_sent_by_an_operator())
-            stack.enter_context(_NumpyOfNothing())
+            stack.enter_context(_AboveOperators())
             if self.device.type == "cuda":  # autocast asks for the GPU itself
                 stack.enter_context(_replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
                 stack.enter_context(_replaced(torch.cuda, "is_bf16_supported", lambda *of_what: True))
@@ -154,13 +155,40 @@ class PretendedDevice(TorchDispatchMode):
         return tree_map_only(Tensor, self._send, values)
 
 
-class _NumpyOfNothing(TorchFunctionMode):
-    """Arrays of tensors without data are zeros: what a CPU that is pretended shows the host."""
+class _AboveOperators(TorchFunctionMode):
+    """What cannot be pretended operator by operator: arrays of tensors without data, and the choice of an attention.
+
+    An array is zeros, which is what a CPU that is pretended shows the host. Attention asks the GPU's properties before
+    it chooses a kernel; without a GPU it is the one that keeps no matrix of all pairs.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func is Tensor.numpy and isinstance(args[0], FakeTensor):
             return np.zeros(args[0].shape, torch.zeros((), dtype=args[0].dtype).numpy().dtype)
-        return func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention and args[0].device.type == "cuda" and not torch.cuda.is_available():
+            return _efficient_attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """As `F.scaled_dot_product_attention`, in autocast's dtype where that is on."""
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(~attn_mask, -torch.inf)
+    bias = None if attn_mask is None else attn_mask.to(dtype).expand(*query.shape[:-1], key.shape[-2])
+    keeps = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    attend = aten._scaled_dot_product_efficient_attention
+    return attend(query, key, value, bias, keeps, dropout_p, is_causal, scale=scale)[0]
 
 
 @contextlib.contextmanager
