@@ -1,4 +1,4 @@
-"""Shared by all tests: the engine's import order, the `fallback` marker, few threads."""
+"""Shared by all tests: the engine's import order, the `fallback` and `real` markers, few threads."""
 
 import logging
 import os
@@ -26,6 +26,10 @@ def pytest_collection_modifyitems(items):
             installed = [package for package in marker.args if not is_fallback(package)]
             if installed:
                 item.add_marker(pytest.mark.skip(reason=f"about the fallback; {', '.join(installed)} is installed"))
+        for marker in item.iter_markers("real"):
+            absent = [package for package in marker.args if is_fallback(package)]
+            if absent:
+                item.add_marker(pytest.mark.skip(reason=f"needs the real {', '.join(absent)}, which is not installed"))
 
 
 @pytest.fixture

@@ -139,7 +139,10 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "words, hint",
-    [(["trian"], "did you mean train?"), (["data", "x"], "there are check, convert, shapes, show, split, stats")],
+    [
+        (["trian"], "did you mean train?"),
+        (["data", "x"], "there are check, clutter, convert, shapes, show, split, stats"),
+    ],
 )
 def test_an_unknown_command_is_answered_with_near_ones_or_all(words, hint, capsys):
     assert cli.main(words) == 2

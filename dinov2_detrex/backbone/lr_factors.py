@@ -5,8 +5,10 @@ rate. The objects here are called with a parameter's full name and go to `optimi
 """
 
 import re
+from collections.abc import Sequence
 
 from dinov2_detrex.backbone.vit_families import FAMILIES
+from dinov2_detrex.runtime.values import MOST_LAYERS, require_number, require_whole
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
@@ -40,6 +42,12 @@ class BackboneLrFactor:
         num_layers: blocks of the ViT (12 in DINOv2-S and B, 24 in L, 40 in g).
         backbone_factor: on top of that, for every parameter of the ViT.
         marker: what the name of a parameter of the ViT contains; `TimmBackbone` holds its model as `timm_model`.
+        slow: parts of names outside the ViT that train at `slow_factor`; Deformable DETR (Zhu et al. 2021, A.4) has
+            0.1 for "sampling_offsets".
+        slow_factor: of those.
+
+    Raises:
+        UsageError: a negative rate or factor, or no layers.
     """
 
     FIRST_LAYER = frozenset(name for family in FAMILIES for name in family.before_blocks)
@@ -50,9 +58,14 @@ class BackboneLrFactor:
         num_layers: int = 12,
         backbone_factor: float = 1.0,
         marker: str = "timm_model.",
+        slow: Sequence[str] = (),
+        slow_factor: float = 0.1,
     ):
+        require_number(self, 0, lr_decay_rate=lr_decay_rate, backbone_factor=backbone_factor, slow_factor=slow_factor)
+        require_whole(self, 1, MOST_LAYERS, num_layers=num_layers)
         self.lr_decay_rate, self.num_layers = lr_decay_rate, num_layers
         self.backbone_factor, self.marker = backbone_factor, marker
+        self.slow, self.slow_factor = tuple(slow), slow_factor
 
     def layer_of(self, name: str) -> int:
         """0 for what comes before the blocks, i + 1 for block i, num_layers + 1 for what comes after.
@@ -69,7 +82,7 @@ class BackboneLrFactor:
         return int(block.group(1)) + 1 if block else self.num_layers + 1
 
     def __call__(self, name: str) -> float:
-        """The factor for the parameter of that full name, 1.0 outside the ViT."""
+        """The factor for the parameter of that full name; outside the ViT 1.0, or that of the slow ones."""
         if self.marker not in name:
-            return 1.0
+            return self.slow_factor if any(part in name for part in self.slow) else 1.0
         return self.backbone_factor * self.lr_decay_rate ** (self.num_layers + 1 - self.layer_of(name))

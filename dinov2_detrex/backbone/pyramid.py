@@ -15,6 +15,8 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
+from dinov2_detrex.runtime.values import refused, require_whole
+
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 Norm = str | Callable[[int], nn.Module] | None  # a name that `detectron2.layers.get_norm` knows, or channels -> norm
 
@@ -57,38 +59,77 @@ def build_stage(channels: int, out_channels: int, scale: float, norm: Norm) -> n
     return nn.Sequential(*layers, lateral, output)
 
 
+class LayerFusion(nn.Module):
+    """Several maps of one size as one: each normalised, then summed, or concatenated and projected.
+
+    The deep layers of a ViT know what a thing is, the earlier ones where its edges are.
+
+    Args:
+        channels: of each map.
+        how: "sum" or "concat".
+        norm: see `detectron2.layers.get_norm`.
+
+    Raises:
+        ValueError: another `how`, or a sum of maps with different channels.
+    """
+
+    def __init__(self, channels: Sequence[int], how: str, norm: Norm):
+        super().__init__()
+        if how not in ("sum", "concat"):
+            raise ValueError(f"fusion={how!r} is neither 'sum' nor 'concat'")
+        if how == "sum" and len(set(channels)) > 1:
+            raise ValueError(f"fusion='sum' needs maps of equal channels, not {list(channels)}; 'concat' takes them")
+        self.norms = nn.ModuleList(get_norm(norm, count) or nn.Identity() for count in channels)
+        self.projection = Conv2d(sum(channels), channels[-1], 1) if how == "concat" else None
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """N maps (B, C_i, H, W) to (B, C, H, W), C the channels of the last."""
+        normed = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+        if self.projection is None:
+            return torch.stack(normed).sum(0)
+        return self.projection(torch.cat(normed, dim=1))
+
+
 class SimpleFeaturePyramid(Backbone):
-    """Levels at several scales, each computed from the same map of `net`.
+    """Levels at several scales, each computed from the same map of `net`, or from several of its layers fused to one.
 
     Args:
         net: a `Backbone`; its parameters are found under `net.`.
-        in_feature: name of the map of `net` that the levels are made from.
+        in_feature: name of the map of `net` that the levels are made from; or a list of names, of maps of one stride,
+            e.g. ["p2", "p5", "p8", "p11"] for blocks 3, 6, 9 and 12 (`net.out_indices=[2, 5, 8, 11]`).
         out_channels: channels of every level.
         scale_factors: resolution of each level relative to the map, descending by two: a run of 4, 2, 1, 0.5, 0.25.
         top_block: appends coarser levels, e.g. `LastLevelMaxPool()`. The latter always works on the coarsest level;
             any other on the map that its `in_feature` names.
         norm: normalisation of the convolutions, see `detectron2.layers.get_norm`; "" for none (with biases then).
         square_pad: side in pixels of the square that images want to be padded to; 0 for none.
+        fusion: how a list of maps becomes one, see `LayerFusion`: "sum" or "concat"; its parameters are `fusion.`.
 
     Raises:
         AssertionError: `net` is no `Backbone`, or the strides do not double from level to level.
-        ValueError: `in_feature` or the top block's `in_feature` does not exist.
+        ValueError: `in_feature` or the top block's `in_feature` does not exist; or several have different strides.
         NotImplementedError: a scale that is not offered.
     """
 
     def __init__(
         self,
         net: Backbone,
-        in_feature: str,
+        in_feature: str | Sequence[str],
         out_channels: int,
         scale_factors: Sequence[float],
         top_block: nn.Module | None = None,
         norm: Norm = "LN",
         square_pad: int = 0,
+        fusion: str = "sum",
     ):
         super().__init__()
         assert isinstance(net, Backbone), f"net must be a detectron2 Backbone, not {type(net).__name__}"
-        channels, stride = _channels_and_stride(net, in_feature)
+        require_whole(self, 1, out_channels=out_channels)
+        require_whole(self, 0, square_pad=square_pad)
+        if not scale_factors:
+            raise refused(self, "scale_factors", list(scale_factors), f"one or more of {', '.join(map(str, SCALES))}")
+        self._sources = [in_feature] if isinstance(in_feature, str) else list(in_feature)
+        channels, stride = _common_shape(net, self._sources)
         strides = [stride / Fraction(scale) for scale in scale_factors]
         assert all(b == 2 * a for a, b in zip(strides, strides[1:])), (
             f"strides must double from level to level; scale factors {list(scale_factors)} give "
@@ -98,8 +139,9 @@ class SimpleFeaturePyramid(Backbone):
         self._stages = []
         for level_stride, scale in zip(strides, scale_factors):
             name = f"simfp_{level_of_stride(level_stride)}"
-            self.add_module(name, build_stage(channels, out_channels, scale, norm))
+            self.add_module(name, build_stage(channels[-1], out_channels, scale, norm))
             self._stages.append(name)
+        self.fusion = LayerFusion(channels, fusion, norm or "LN") if len(channels) > 1 else None
         self.net, self.top_block = net, top_block
         self._set_shapes(strides, out_channels)
         self._size_divisibility = _common_multiple([stride, *self._strides], net.size_divisibility)
@@ -137,6 +179,11 @@ class SimpleFeaturePyramid(Backbone):
         return in_feature
 
     @property
+    def in_channels(self) -> int | None:
+        """Channels of the images, where `net` says so."""
+        return getattr(self.net, "in_channels", None)
+
+    @property
     def size_divisibility(self) -> int:
         """Pad images to a multiple of this and every level tiles them exactly, so that the strides are true."""
         return self._size_divisibility
@@ -153,7 +200,8 @@ class SimpleFeaturePyramid(Backbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, C_in, h, w) images to {"p3": (B, out_channels, h/8, w/8), ...}, finest level first."""
         net_features = self.net(x)
-        source = net_features[self.in_feature]
+        maps = [net_features[name] for name in self._sources]
+        source = maps[0] if self.fusion is None else self.fusion(maps)
         levels = [getattr(self, stage)(source) for stage in self._stages]
         if self.top_block is not None:
             known = {None: levels[-1], **dict(zip(self._out_features, levels)), **net_features}
@@ -170,6 +218,15 @@ def _channels_and_stride(net: Backbone, name: str) -> tuple[int, Fraction]:
     if channels is None or stride is None:
         raise ValueError(f"net does not say channels and stride of its output {name!r}: {shapes[name]}")
     return channels, Fraction(stride)
+
+
+def _common_shape(net: Backbone, names: Sequence[str]) -> tuple[list[int], Fraction]:
+    """The channels of outputs of `net` and their one stride; ValueError where they have several, or there are none."""
+    shapes = [_channels_and_stride(net, name) for name in names]
+    strides = {name: _exact(stride) for name, (_, stride) in zip(names, shapes)}
+    if len(set(strides.values())) != 1:
+        raise ValueError(f"in_feature={list(names)} must name maps of one stride; the strides are {strides}")
+    return [channels for channels, _ in shapes], shapes[-1][1]
 
 
 def _common_multiple(strides: Sequence[Fraction], size_divisibility: int) -> int:

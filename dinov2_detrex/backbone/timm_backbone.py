@@ -28,9 +28,12 @@ from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
+from dinov2_detrex.runtime.values import refused, require_number, require_share, require_whole
 
 logger = logging.getLogger(__name__)
 feature_logger = logging.getLogger("timm backbone")  # detrex's name for it
+
+MOST_BLOCKS = 2**10  # of any model, for a check before it is built
 
 
 class TimmBackbone(Backbone):
@@ -71,7 +74,7 @@ class TimmBackbone(Backbone):
         TypeError: `pretrained` is no bool.
         RuntimeError: timm cannot build the model, or `features_only` is False; `WeightsError` where weights that were
             asked for did not land.
-        ValueError: an argument that does not fit the model, or each other.
+        ValueError: an argument that does not fit the model, or each other; a UsageError for a number out of its range.
     """
 
     def __init__(
@@ -99,6 +102,9 @@ class TimmBackbone(Backbone):
         **timm_kwargs: Any,
     ):
         super().__init__()
+        _check_numbers({"in_channels": in_channels, "patch_size": patch_size, "drop_path_rate": drop_path_rate})
+        _check_numbers({"img_size": img_size, "out_indices": out_indices, **timm_kwargs})
+        self.in_channels = in_channels
         _check_arguments(model_name, features_only, pretrained, patch_resample, timm_kwargs)
         self.pos_embed_mode = check_mode(pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub"))
         indices = tuple(default_indices(model_name) if out_indices is None else out_indices)
@@ -113,6 +119,7 @@ class TimmBackbone(Backbone):
         }
         self.timm_model: Any = build_features(model_name, norm, **options)  # of one of timm's extractor classes
         _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
+        _check_grid(self.vit, _plain(img_size))
         self._hub = (
             self.pos_embed_mode == "hub" and "dinov2" in architecture(model_name) and has_hub_positions(self.vit)
         )
@@ -230,6 +237,46 @@ def _check_arguments(
     check_method(patch_resample)
     if timm_kwargs.get("patch_drop_rate"):
         raise ValueError("patch_drop_rate leaves holes in the feature map; a backbone cannot use it")
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    """Refuse numbers that no model can be built from, as far as a keyword's name tells; timm knows the others.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    for name, value in given.items():
+        if value is None and name not in ("in_channels", "embed_dim", "depth", "num_heads"):
+            continue
+        if name in ("in_channels", "embed_dim", "depth", "patch_size", "img_size") and not _is_list(value):
+            require_whole("TimmBackbone", 1, **{name: value})
+        elif name in ("patch_size", "img_size"):
+            require_whole("TimmBackbone", 1, **{f"{name}[{i}]": side for i, side in enumerate(value)})
+        elif name == "out_indices" and not (_is_list(value) and len(value)):
+            raise refused("TimmBackbone", name, value, "a list of block or stage numbers")
+        elif name == "out_indices":
+            require_whole("TimmBackbone", -MOST_BLOCKS, **{f"{name}[{i}]": index for i, index in enumerate(value)})
+        elif name.endswith(("drop_rate", "drop_path_rate")):
+            require_share("TimmBackbone", **{name: value})
+        elif name in ("mlp_ratio", "init_values") and not isinstance(value, str):
+            require_number("TimmBackbone", 0, **{name: value})
+        elif name == "num_heads" and not _is_list(value):
+            require_whole("TimmBackbone", 1, **{name: value})
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _check_grid(vit: PlainViT | None, img_size: Any) -> None:
+    """Refuse an image size that the patches do not tile, or that is smaller than one."""
+    if vit is None:
+        return
+    patch_hw, sides = vit.patch_embed.patch_size, img_size if isinstance(img_size, tuple) else (img_size, img_size)
+    if img_size is not None and any(side % patch for side, patch in zip(sides, patch_hw)):
+        raise refused("TimmBackbone", "img_size", img_size, f"a multiple of the patch, {patch_hw[0]} x {patch_hw[1]}")
+    if vit.pos_embed is not None and not all(vit.patch_embed.grid_size):
+        raise refused("TimmBackbone", "patch_size", patch_hw, "at most as large as img_size")
 
 
 def _check_needs_vit(vit: PlainViT | None, model_name: str, **switches: bool) -> None:

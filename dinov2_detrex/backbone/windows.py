@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dinov2_detrex.backbone.vit_families import PlainViT
+from dinov2_detrex.runtime.values import require_whole
 
 Arguments = tuple[Any, ...]  # of a call, by position
 
@@ -146,13 +147,15 @@ def attach_windows(
     Raises:
         ValueError: a model without plain attention blocks, or block numbers that it has not.
     """
+    require_whole("TimmBackbone", 0, window_size=window_size)
     if not window_size:
         if window_block_indexes:
             raise ValueError(f"window_block_indexes={list(window_block_indexes)} needs a window_size (cells a side)")
         return None
-    if vit is None or window_size < 0:
+    if vit is None:
         raise ValueError(f"window_size={window_size}: give a number of cells, for a plain ViT of timm")
     chosen = default_window_blocks(len(vit.blocks)) if window_block_indexes is None else list(window_block_indexes)
+    require_whole("TimmBackbone", 0, **{f"window_block_indexes[{n}]": i for n, i in enumerate(chosen)})
     wrong = [i for i in chosen if not 0 <= i < len(vit.blocks) or not hasattr(vit.blocks[i], "attn")]
     if wrong:
         raise ValueError(

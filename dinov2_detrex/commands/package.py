@@ -22,7 +22,8 @@ def add_arguments(parser):
         help="best (model_best.pth, the default), final (the newest), averaged (by train.model_ema), or a file",
     )
     parser.add_argument("--license", metavar="ID", help="of the weights; default: the pretrained backbone's, if known")
-    parser.add_argument("--thresholds", metavar="JSON", help='{"default": 0.3, "by_class": {"name": 0.4}}')
+    thresholds = '{"default": 0.3, "by_class": {"name": 0.4}}; default: those of the run\'s report, if any'
+    parser.add_argument("--thresholds", metavar="JSON", help=thresholds)
     parser.add_argument("--examples", nargs="+", default=[], metavar="PICTURE", help="pictures that go with it")
     parser.add_argument("--push", metavar="OWNER/NAME", help="send the package to the Hugging Face Hub as well")
     parser.add_argument("--public", action="store_true", help="make the repository of --push public")
@@ -33,7 +34,7 @@ def run(args):
 
     from dinov2_detrex.config.loading import find_config
     from dinov2_detrex.inference.hub import push_to_hub
-    from dinov2_detrex.inference.packaging import Trained, choose_weights, find_run, make_package
+    from dinov2_detrex.inference.packaging import Trained, choose_weights, find_run, make_package, reported_thresholds
 
     source = find_config(args.config_file)
     is_file = Path(args.weights).is_file()
@@ -45,7 +46,7 @@ def run(args):
         folder,
         name=folder.resolve().name if args.out else folder.resolve().parent.name,
         license=args.license,
-        thresholds=_read_thresholds(args.thresholds),
+        thresholds=_read_thresholds(args.thresholds) or reported_thresholds(trained),
         examples=[Path(picture) for picture in args.examples],
     )
     kind = "averaged weights" if facts["weights"]["averaged"] else "weights"

@@ -24,6 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--num-machines", type=AT_LEAST_1, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=AT_LEAST_0, default=0, metavar="N", help="of this machine, from 0")
     parser.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0")
+    parser.add_argument("--no-report", action="store_true", help="do not write a report at the end of a training")
 
 
 def run(args):
@@ -31,9 +32,25 @@ def run(args):
 
     take_config(args)
     try:
-        return train(args)
+        return train(args, None if args.no_report or args.eval_only else _report)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command with --resume continues from the last checkpoint") from None
+
+
+def _report(output_dir):
+    """Write the report; what keeps it from being written is one line, since the run itself has ended well."""
+    from pathlib import Path
+
+    from dinov2_detrex.runtime.errors import one_line
+
+    try:
+        from dinov2_detrex.analysis.report import read_inputs, write_report
+        from dinov2_detrex.runtime.packages import REPORT
+
+        page = write_report(read_inputs(Path(output_dir)), Path(output_dir) / REPORT)
+        print(f"report: {page}", flush=True)
+    except (Exception, KeyboardInterrupt) as error:  # of whatever kind: nothing of the run is lost by it
+        print(f"no report was written ({one_line(error)}); `dinov2-detrex report {output_dir}` tries again", flush=True)
 
 
 def main() -> int:

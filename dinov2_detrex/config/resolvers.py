@@ -77,6 +77,26 @@ def num_blocks(net) -> int:
     return vit.num_blocks
 
 
+def even_maps(net, count: int) -> list[str]:
+    """`${d2d.even_maps:${.net},4}`: maps of that many blocks of a ViT at even distances, the last one among them.
+
+    They are for `in_feature`: ["p2", "p5", "p8", "p11"] of 12 blocks; those of all blocks where there are fewer.
+
+    Raises:
+        ValueError: a count below 1, or `net` is no plain ViT of timm.
+    """
+    if count < 1:
+        raise ValueError(f"even_maps: {count} blocks cannot be chosen; at least one")
+    blocks = num_blocks(net)
+    count = min(count, blocks)
+    return [f"p{blocks * (i + 1) // count - 1}" for i in range(count)]
+
+
+def map_indices(names: list[str]) -> list[int]:
+    """`${d2d.map_indices:${..in_feature}}`: the `out_indices` of a `TimmBackbone` that give maps of these names."""
+    return [int(name.removeprefix("p")) for name in names]
+
+
 def share(value: float, numerator: int, denominator: int) -> float:
     """`${d2d.share:value,n,d}`: value x n / d, e.g. the epoch at 11/12 of a run."""
     return value * numerator / denominator
@@ -153,6 +173,8 @@ RESOLVERS = {
     "short_sides": short_sides,
     "native_img_size": native_img_size,
     "num_blocks": num_blocks,
+    "even_maps": even_maps,
+    "map_indices": map_indices,
     "share": share,
     "warmup_share": warmup_share,
     "count": len,

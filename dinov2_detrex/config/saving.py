@@ -1,6 +1,7 @@
 """The config that a run used, written down so that it can be given to --config-file again."""
 
 import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from dinov2_detrex.runtime.files import write_text
 def write_config(cfg: DictConfig, output_dir: str) -> Path:
     """Write the config as this run uses it, overrides applied and references resolved, to `config.yaml`."""
     path = Path(output_dir) / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    LazyConfig.save(settled(cfg), str(path))
-    text = path.read_text(encoding="utf-8")
-    if (written_out := without_anchors(text)) != text:
-        write_text(path, written_out)
+    with tempfile.TemporaryDirectory() as elsewhere:  # a full disk must not leave half a config
+        LazyConfig.save(settled(cfg), f"{elsewhere}/config.yaml")
+        text = Path(elsewhere, "config.yaml").read_text(encoding="utf-8")
+    write_text(path, without_anchors(text))
     return path
 
 

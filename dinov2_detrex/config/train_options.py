@@ -71,6 +71,14 @@ class BestMode(Choice):
     min = "min"
 
 
+class ProgressBarMode(Choice):
+    """Where a run shows a progress bar: "auto" on a terminal and in a notebook, "always" in log files too, as lines."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
 class Float32Precision(Choice):
     """How exactly float32 matrices are multiplied on a GPU; "high" is TF32."""
 
@@ -118,6 +126,8 @@ class ClipGradOptions(Section):
 
     enabled: bool = False
     """Clip, and record the norm."""
+    by_part: bool = False
+    """Clip the ViT, the pyramid, the neck, the transformer and each other part by its own norm."""
     params: ClipGradParams = field(default_factory=ClipGradParams)
     """How."""
 
@@ -142,7 +152,7 @@ class CheckpointerOptions(Section):
 
 @dataclass
 class WandbOptions(Section):
-    """Weights & Biases; needs `pip install wandb`."""
+    """Weights & Biases; needs `pip install "dinov2_detrex[wandb]"`."""
 
     enabled: bool = False
     """Send metrics and config."""
@@ -157,6 +167,20 @@ class WandbOptions(Section):
 
 
 @dataclass
+class MlflowOptions(Section):
+    """MLflow; needs `pip install "dinov2_detrex[mlflow]"`."""
+
+    enabled: bool = False
+    """Send metrics and config."""
+    tracking_uri: str = ""
+    """Of the server, a database or a folder; '' = as MLFLOW_TRACKING_URI says, or MLflow's own default."""
+    experiment: str = option("dinov2_detrex", NotEmpty())
+    """The experiment's name; it is made if need be."""
+    run_name: str = ""
+    """The run's name; '' = one that MLflow makes up."""
+
+
+@dataclass
 class ModelEmaOptions(Section):
     """An exponential moving average of the weights."""
 
@@ -164,6 +188,8 @@ class ModelEmaOptions(Section):
     """Keep one, evaluate and save it."""
     decay: float = option(0.999, Range(0, 1, open=True))
     """The part of the average that stays in a step."""
+    warmup: int = option(0, AT_LEAST_0)
+    """The decay grows as decay * (1 - exp(-iteration / warmup)), which soon forgets the first weights; 0 = off."""
     device: Device = Device.unset
     """Where it is kept; '' = beside the model."""
     use_ema_weights_for_eval_only: bool = False
@@ -297,3 +323,7 @@ class TrainOptions(Section):
     """Of matrix products on a GPU; '' = as torch has it."""
     fsdp: FsdpOptions = field(default_factory=FsdpOptions)
     """Sharding."""
+    mlflow: MlflowOptions = field(default_factory=MlflowOptions)
+    """MLflow."""
+    progress_bar: ProgressBarMode = ProgressBarMode.auto
+    """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""

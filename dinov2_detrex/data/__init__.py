@@ -8,6 +8,7 @@ from typing import Any
 
 _HOME = {
     "datasets_root": "paths",
+    "generate_clutter": "clutter",
     "generate_shapes": "shapes",
     "coco_dataset_dicts": "registration",
     "contact_sheet": ".visualization.sheets",

@@ -10,11 +10,13 @@ image files only the headers and the last bytes are read, in threads; damage in 
 decoded, and then the mapper names the file.
 """
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,8 @@ class ObjectCounts:
         crowds: the annotations that are none.
         in_fullest_image: of the image that has the most; `fullest_image` is its file name.
         in_fullest_class: the most of one class in one image; `fullest_class` are the image's file name and the class.
+        without_mask: objects without a segmentation; `first_without_mask` is the annotation id of the first.
+        rle: objects whose mask is an RLE.
     """
 
     total: int = 0
@@ -63,6 +67,9 @@ class ObjectCounts:
     fullest_image: str = ""
     in_fullest_class: int = 0
     fullest_class: tuple[str, str] = ("", "")
+    without_mask: int = 0
+    first_without_mask: int | None = None
+    rle: int = 0
 
 
 @dataclass
@@ -322,8 +329,9 @@ def _check_annotations(annotations: list[dict], images: dict, listed: list[dict]
     annotations = _with_boxes_of_masks(annotations, images, report)
     if not annotations:
         return annotations
-    boxes_xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
-    sizes_wh = np.array([[images[a["image_id"]][key] for key in ("width", "height")] for a in annotations], dtype=float)
+    boxes_xywh = _rows((annotation["bbox"] for annotation in annotations), (len(annotations), 4))
+    size_of = {image_id: (entry["width"], entry["height"]) for image_id, entry in images.items()}
+    sizes_wh = _rows((size_of[annotation["image_id"]] for annotation in annotations), (len(annotations), 2))
     suspicion = _suspected_format(boxes_xywh, sizes_wh)
     if suspicion is not None:
         index, what = suspicion
@@ -334,6 +342,12 @@ def _check_annotations(annotations: list[dict], images: dict, listed: list[dict]
         )
         return annotations
     return _with_ids(_with_repaired_boxes(annotations, boxes_xywh, sizes_wh, report), report)
+
+
+def _rows(rows: Iterable[Sequence[float]], shape: tuple[int, int]) -> np.ndarray:
+    """The rows as an array of float64 of that shape."""
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=math.prod(shape))
+    return flat.reshape(shape)
 
 
 def _with_boxes_of_masks(annotations: list[dict], images: dict, report: DatasetReport) -> list[dict]:
@@ -404,12 +418,20 @@ def _with_repaired_boxes(
     low, high = low.clip(0, sizes_wh), high.clip(0, sizes_wh)
     clipped = np.concatenate([low, high - low], axis=1)
 
+    if not (no_area | outside | beyond).any() and not any(map(_needs_changes, annotations)):
+        return annotations
     kept = []
     for index in np.flatnonzero(~no_area & ~outside):
         changes = {"bbox": clipped[index].tolist()} if beyond[index] else {}
         changes |= _other_changes(annotations[index], report)
         kept.append(annotations[index] | changes if changes else annotations[index])
     return kept
+
+
+def _needs_changes(annotation: dict) -> bool:
+    """Whether `_other_changes` has any; asked first, since a large set mostly needs none."""
+    get = annotation.get
+    return get("area") is None or get("iscrowd") is None or get("ignore", 0) != 0
 
 
 def _other_changes(annotation: dict, report: DatasetReport) -> dict:
@@ -465,7 +487,16 @@ def _count_objects(annotations: list[dict], images: dict, categories: list[dict]
         fullest_image=images[image_id]["file_name"],
         in_fullest_class=in_class,
         fullest_class=(images[class_image]["file_name"], str(names.get(category_id, category_id))),
+        **_count_masks(annotations),
     )
+
+
+def _count_masks(annotations: list[dict]) -> dict[str, Any]:
+    """The fields of `ObjectCounts` that are about segmentations."""
+    masks = [(a.get("segmentation"), a.get("id")) for a in annotations if not a.get("iscrowd")]
+    without = [number for mask, number in masks if not mask]
+    rle = sum(isinstance(mask, dict) for mask, _ in masks)
+    return {"without_mask": len(without), "first_without_mask": without[0] if without else None, "rle": rle}
 
 
 def _check_what_is_left(document: Document, images: list[dict], report: DatasetReport) -> None:

@@ -30,6 +30,7 @@ Record = dict[str, Any]  # a data set dict of detectron2, or the model input tha
 Batch = list[Record]
 Mapper = Callable[[Record], Record | None]
 FOR_WORKERS = {"prefetch_factor", "persistent_workers"}  # which torch refuses where there are none
+RANK_BITS = 16  # of a position, where a config's sampler deals out to the processes
 MAX_REJECTIONS = 1000  # samples in a row that the mapper may refuse
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,16 @@ class SeededSamples(Dataset[Record]):
 
     Args:
         records: the data set, by index.
-        mapper: record -> model input or None, which asks for another image; None leaves records as they are.
+        mapper: record -> model input or None, which asks for another image; None leaves records as they are. One that
+            says `takes_records` is called by `map_sample` with all records, the index and the passes over the data.
         seed: the run's seed.
+        rank_bits: of a position that tell processes apart, each of which counts its own.
+        num_processes: that do.
     """
 
-    def __init__(self, records: Records, mapper: Mapper | None, seed: int):
+    def __init__(self, records: Records, mapper: Mapper | None, seed: int, rank_bits: int = 0, num_processes: int = 1):
         self.records, self.mapper, self.seed = records, mapper, seed
+        self.rank_bits, self.num_processes = rank_bits, num_processes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -106,12 +111,19 @@ class SeededSamples(Dataset[Record]):
         position, index = sample
         with seeded(derive_seed(SAMPLE, self.seed, position)):
             for _ in range(MAX_REJECTIONS):
-                record = self.records[index]
-                mapped = record if self.mapper is None else self.mapper(record)
+                mapped = self._mapped(index, position)
                 if mapped is not None:
                     return mapped
                 index = np.random.randint(len(self.records))
         raise RuntimeError(f"the mapper rejected {MAX_REJECTIONS} images in a row (it returned None for each)")
+
+    def _mapped(self, index: int, position: int) -> Record | None:
+        mapper: Any = self.mapper
+        if getattr(mapper, "takes_records", False):
+            epoch = (position >> self.rank_bits) * self.num_processes / len(self.records)
+            return mapper.map_sample(self.records, index, epoch)
+        record = self.records[index]
+        return record if mapper is None else mapper(record)
 
 
 class TrainLoader:
@@ -186,6 +198,8 @@ class TrainLoader:
         if self.sampler is not None:  # detectron2's samplers already deal out to the processes
             per_iteration, own = micro_batches, range(micro_batches)
 
+        shared = (RANK_BITS, num_processes) if self.sampler is not None else (0, 1)
+        samples = SeededSamples(self.records, self.mapper, seed, *shared)
         sampler, buckets, num_images = self.sampler, self._buckets, len(self.records)
 
         def groups() -> Iterator[list[Sample]]:
@@ -193,7 +207,7 @@ class TrainLoader:
             return grouped(stream, size, buckets)
 
         order = GroupSampler(groups, start_iter, per_iteration, own)
-        return DataLoader(SeededSamples(self.records, self.mapper, seed), batch_sampler=order, **self.torch_options)
+        return DataLoader(samples, batch_sampler=order, **self.torch_options)
 
     def _group_size(self, num_processes: int, micro_batches: int) -> int:
         """Images in one micro-batch of one process."""
@@ -239,9 +253,26 @@ def build_train_loader(
     with seeded(derive_seed(SAMPLE, seed)):  # a sampler of the config that draws its seed draws the same one again
         loader = instantiate(cfg)
     if isinstance(loader, TrainLoader):
+        if loader.mapper is None and not isinstance(loader.records, IterableDataset):
+            require_read(loader.records, "dataloader.train.mapper")
         return loader.batches(seed, start_iter, rank, num_processes, micro_batches)
     target = cfg.get("_target_")
     return _in_their_own_order(loader, getattr(target, "__qualname__", str(target)), micro_batches)
+
+
+def require_read(records: Records, key: str) -> None:
+    """Refuse records that only name their image files, which nothing reads.
+
+    Args:
+        records: as they reach the model.
+        key: of the mapper that is missing.
+
+    Raises:
+        UsageError: the first record has a `file_name` and no `image`.
+    """
+    first = records[0] if len(records) else {}
+    if isinstance(first, dict) and "file_name" in first and "image" not in first:
+        raise UsageError(f"{key}=null leaves the images unread, and the data set gives their file names alone")
 
 
 def name_own_loader(cfg: DictConfig) -> None:
@@ -275,7 +306,7 @@ def orientations(records: Records) -> np.ndarray:
 
 def _sampler_stream(sampler: Iterable[int], rank: int) -> Iterator[Sample]:
     """A config's own sampler, with positions that no other process has."""
-    return ((position << 16 | rank, int(index)) for position, index in enumerate(sampler))
+    return ((position << RANK_BITS | rank, int(index)) for position, index in enumerate(sampler))
 
 
 def _as_list(batch: Batch) -> Batch:

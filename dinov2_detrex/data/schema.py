@@ -61,8 +61,10 @@ class Reading(NamedTuple):
 
 def _are_numbers(values: Sequence[Any]) -> bool:
     """Whether all are finite numbers, and no truth values."""
-    try:
-        return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+    if not set(map(type, values)) <= {int, float}:
+        return False
+    try:  # the sum is much faster, and finite only if all are; it may be infinite although all are finite
+        return math.isfinite(sum(values, 0.0)) or all(map(math.isfinite, values))
     except OverflowError:  # an integer beyond the range of floats
         return False
 
@@ -100,9 +102,13 @@ def _are_number_lists(values: Sequence[Any]) -> bool:
 
 
 def _are_segmentations(values: Sequence[Any]) -> bool:
-    polygons = [*chain.from_iterable(value for value in values if type(value) is list)]
+    kinds = set(map(type, values))
+    if not kinds <= {list, dict}:
+        return False
+    polygons = [*chain.from_iterable(values if kinds == {list} else (v for v in values if type(v) is list))]
     if set(map(type, polygons)) <= {list} and not any(size < 6 or size % 2 for size in set(map(len, polygons))):
-        return _are_numbers([*chain.from_iterable(polygons)]) and all(is_rle(v) for v in values if type(v) is not list)
+        numbers = _are_numbers([*chain.from_iterable(polygons)])
+        return numbers and (kinds == {list} or all(is_rle(v) for v in values if type(v) is not list))
     return False
 
 
@@ -296,6 +302,8 @@ def _read_entries(
 
 def _read_column(key: Key, values: list[Any], left_out: set[int]) -> tuple[dict[int, Any], list[int]]:
     """({index: value that is meant} of the values that are not sound, indices of those that mean nothing)."""
+    if not left_out and key.sound(values):
+        return {}, []
     present = [value for value in values if value is not None]
     if key.sound(present) and (not key.required or len(present) + len(left_out) == len(values)):
         return {}, []

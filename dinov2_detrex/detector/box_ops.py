@@ -59,6 +59,11 @@ def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return matched_giou(boxes1[..., :, None, :], boxes2[..., None, :, :])
 
 
+def matched_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU of XYXY boxes paired by position, 0..1: (..., 4) and (..., 4) broadcast to (...)."""
+    return _iou(boxes1, boxes2)[0]
+
+
 def matched_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Generalized IoU of boxes paired by position: (..., 4) and (..., 4) broadcast to (...)."""
     iou, union = _iou(boxes1, boxes2)

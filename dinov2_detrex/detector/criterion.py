@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from dinov2_detrex.detector.denoising import DenoisingLayout
 from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.loss_names import Place, decoder_places
-from dinov2_detrex.detector.losses import LOSSES, Loss, LossOptions, MatchedPredictions
+from dinov2_detrex.detector.losses import CLASS_LOSSES, LOSSES, Loss, LossOptions, MatchedPredictions
 from dinov2_detrex.detector.matcher import Matches, match_predictions
-from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, decoder_layers
+from dinov2_detrex.detector.outputs import DenoisingMeta, OneToManyMeta, Outputs, Prediction, decoder_layers
+from dinov2_detrex.detector.quality import RULES
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
+from dinov2_detrex.runtime.values import require_number, require_share, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +57,23 @@ class DINOCriterion(nn.Module):
     Args:
         num_classes: K.
         matcher: a `HungarianMatcher`, or any module that matches one prediction like its `forward`.
-        weight_dict: loss name -> weight, applied by the detector (`spelled_out`, `weighted`).
+        weight_dict: loss name -> weight of at least 0, applied by the detector (`spelled_out`, `weighted`).
         losses: any of `LOSSES`.
         eos_coef: weight of the background in "ce_loss", 0.1 if None.
-        loss_class_type: "focal_loss" (sigmoid, K logits) or "ce_loss" (softmax, K + 1 logits, background last).
-        alpha, gamma: of the focal loss.
+        loss_class_type: "focal_loss" (sigmoid, K logits) or "ce_loss" (softmax, K + 1 logits, background last); or a
+            sigmoid loss whose target for a matched query follows its box: "ia_bce_loss" (p^alpha IoU^(1 - alpha)),
+            "mal_loss" (IoU^gamma) or "varifocal_loss" (IoU), see `quality`.
+        alpha, gamma: of the class loss; 0..1, and at least 0. DETRs use 0.25 and 2; DEIM has gamma 1.5 with "mal_loss".
         two_stage_binary_cls: encoder proposals only tell objects from background (class 0).
 
     Raises:
         AssertionError: unknown losses or loss type.
+        ValueError: a matcher of softmax costs with a loss type that follows the boxes.
+        UsageError: a number is out of its range.
     """
 
     empty_weight: Tensor
+    takes_one_to_many = True  # `forward` knows groups of training queries
 
     def __init__(
         self,
@@ -84,13 +91,21 @@ class DINOCriterion(nn.Module):
         unknown = set(losses) - set(LOSSES)
         if unknown:
             raise AssertionError(f"unknown losses {sorted(unknown)}; there are {sorted(LOSSES)}")
-        if loss_class_type not in ("focal_loss", "ce_loss"):
-            raise AssertionError(f"loss_class_type is 'focal_loss' or 'ce_loss', not {loss_class_type!r}")
+        if loss_class_type not in CLASS_LOSSES:
+            raise AssertionError(f"loss_class_type is one of {', '.join(CLASS_LOSSES)}, not {loss_class_type!r}")
+        if loss_class_type in RULES and getattr(matcher, "cost_class_type", None) == "ce_cost":
+            raise ValueError(
+                f"loss_class_type={loss_class_type!r} is of sigmoid scores, the matcher's 'ce_cost' is not"
+            )
+        require_whole(self, 1, num_classes=num_classes)
+        require_number(self, 0, gamma=gamma, **weight_dict)
+        require_share(self, alpha=alpha)
         self.num_classes = num_classes
         self.matcher = matcher
         self.weight_dict = {key: float(weight) for key, weight in weight_dict.items()}
         self.losses = list(losses)
         self.eos_coef = 0.1 if eos_coef is None else eos_coef
+        require_number(self, 0, eos_coef=self.eos_coef)
         self.loss_class_type = loss_class_type
         self.alpha = alpha
         self.gamma = gamma
@@ -99,7 +114,11 @@ class DINOCriterion(nn.Module):
             self.register_buffer("empty_weight", torch.tensor([1.0] * num_classes + [self.eos_coef]))
 
     def forward(
-        self, outputs: Outputs, targets: Sequence[Target], dn_metas: DenoisingMeta | None = None
+        self,
+        outputs: Outputs,
+        targets: Sequence[Target],
+        dn_metas: DenoisingMeta | None = None,
+        one_to_many: OneToManyMeta | None = None,
     ) -> dict[str, Tensor]:
         """Unweighted losses; takes and gives detrex's forms.
 
@@ -107,10 +126,12 @@ class DINOCriterion(nn.Module):
             outputs: of the ordinary queries.
             targets: the objects of every image; `Targets` are used as they are, a list is padded first.
             dn_metas: the denoising queries and their outputs; None without such queries.
+            one_to_many: the groups of training queries and their outputs; None without such groups.
 
         Returns:
             scalars: `loss_class`, `loss_bbox`, `loss_giou` of the last layer, the same ending in `_{i}` of
-            layer i, `_enc` of the encoder, and `_dn`, `_dn_{i}` of the denoising queries (0 without them).
+            layer i, `_enc` of the encoder, `_dn`, `_dn_{i}` of the denoising queries (0 without them), and with groups
+            `_o2m`, `_o2m_{i}`, means over the groups.
 
         Raises:
             NonFinitePredictions: a ValueError.
@@ -125,6 +146,9 @@ class DINOCriterion(nn.Module):
             layout = DenoisingLayout(dn_metas["dn_num"], dn_metas["single_padding"])
             denoised = decoder_layers(dn_metas["output_known_lbs_bboxes"])
             losses |= self.denoising_losses(denoised, layout, objects, num_boxes)
+        if one_to_many is not None:
+            groups = decoder_layers(one_to_many["outputs"])
+            losses |= self.one_to_many_losses(groups, one_to_many["num_groups"], objects, num_boxes)
         return {place.named(loss): value for (loss, place), value in losses.items()}
 
     @property
@@ -155,6 +179,22 @@ class DINOCriterion(nn.Module):
         labels = targets.labels.expand(len(layers), -1, -1)
         return self.losses_of(predictions, layout.matches(targets), labels, targets, num_boxes * layout.num_groups)
 
+    def one_to_many_losses(
+        self, layers: list[Prediction], num_groups: int, targets: Targets, num_boxes: float | Tensor
+    ) -> Losses:
+        """Losses of the groups of training queries: each is matched for itself, so an object is found by each."""
+        places = decoder_places("o2m", len(layers))
+        stacked = Predictions.stack(places, layers)
+        logits, boxes = (
+            x.unflatten(2, (num_groups, -1)).movedim(2, 1).flatten(0, 1)  # L B GQ C -> LG B Q C
+            for x in (stacked.logits, stacked.boxes)
+        )
+        labels = targets.labels.expand(len(logits), -1, -1)
+        matches = match_predictions(self.matcher, logits.detach(), boxes.detach(), targets, labels)
+        values = self.values_of(logits, boxes, matches, labels, targets, num_boxes)
+        means = {name: value.unflatten(0, (len(places), num_groups)).mean(1) for name, value in values.items()}
+        return {(name, place): means[name][i] for i, place in enumerate(places) for name in means}
+
     def zero_losses(self, places: Sequence[Place], like: Tensor) -> Losses:
         """Zeros in place of the losses of predictions that there are not."""
         zero = like.new_zeros(())
@@ -177,12 +217,24 @@ class DINOCriterion(nn.Module):
             targets: the objects.
             num_boxes: what sums are divided by.
         """
-        logits, boxes = at_least_float32(predictions.logits), at_least_float32(predictions.boxes)
+        values = self.values_of(predictions.logits, predictions.boxes, matches, labels, targets, num_boxes)
+        return {(name, place): values[name][i] for i, place in enumerate(predictions.places) for name in values}
+
+    def values_of(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        matches: Matches,
+        labels: Tensor,
+        targets: Targets,
+        num_boxes: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """name -> (L,): the chosen losses of logits (L, B, Q, K) and boxes (L, B, Q, 4), as `losses_of` takes them."""
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         found = MatchedPredictions(logits, boxes, labels, targets.boxes, matches, num_boxes)
         class_weight = self.empty_weight.to(logits.dtype) if self.loss_class_type == "ce_loss" else None
         options = LossOptions(self.loss_class_type, self.alpha, self.gamma, class_weight)
-        values = {name: loss(found, options).unbind() for name, loss in self.functions.items()}
-        return {(name, place): values[name][i] for i, place in enumerate(predictions.places) for name in values}
+        return {name: loss(found, options) for name, loss in self.functions.items()}
 
 
 def average_count(count: int, device: torch.device) -> float | Tensor:

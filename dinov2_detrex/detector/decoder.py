@@ -10,6 +10,7 @@ from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAtte
 from dinov2_detrex.detector.encoder import run_layer
 from dinov2_detrex.detector.layers import FFN, MLP, MultiheadAttention, at_least_float32, inverse_sigmoid
 from dinov2_detrex.detector.position import get_sine_pos_embed
+from dinov2_detrex.runtime.values import MOST_LAYERS, refused, require_heads, require_whole
 
 
 class DecoderLayer(nn.Module):
@@ -98,7 +99,13 @@ class DINOTransformerDecoder(nn.Module):
         num_points: int = 4,
     ):
         super().__init__()
-        self.embed_dim = embed_dim
+        require_heads(self, embed_dim, num_heads)
+        if embed_dim % 4:
+            raise refused(self, "embed_dim", embed_dim, "a multiple of 4")
+        require_whole(self, 1, MOST_LAYERS, num_layers=num_layers)
+        require_whole(self, 1, feedforward_dim=feedforward_dim, num_points=num_points)
+        require_whole(self, 1, num_feature_levels=num_feature_levels)
+        self.embed_dim, self.num_feature_levels = embed_dim, num_feature_levels
         self.num_layers = num_layers
         self.return_intermediate = return_intermediate
         self.look_forward_twice = look_forward_twice

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dinov2_detrex.detector.deformable_kernel import attend, kernel_serves
-from dinov2_detrex.detector.weighted_rows import sum_rows
+from dinov2_detrex.detector.weighted_rows import sparse_gradients, suits_sparse_backward, sum_rows
+from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
 
 Shapes = Tensor | Sequence[tuple[int, int]]  # (height, width) of every level
 
@@ -46,8 +48,9 @@ class MultiScaleDeformableAttention(nn.Module):
         batch_first: bool = False,
     ):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim ({embed_dim}) must be divisible by num_heads ({num_heads})")
+        require_heads(self, embed_dim, num_heads)
+        require_whole(self, 1, num_levels=num_levels, num_points=num_points)
+        require_share(self, dropout=dropout)
         if (embed_dim // num_heads).bit_count() != 1:
             warnings.warn(
                 f"heads of width {embed_dim // num_heads}, no power of two, suit GPU kernels badly", stacklevel=2
@@ -179,9 +182,71 @@ def multi_scale_deformable_attention(
     if kernel_serves(value):
         return attend(value, shapes_hw, sampling_locations, attention_weights)
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    table = bordered(value.to(dtype).flatten(2), shapes_hw).reshape(-1, width)  # a row per (image, cell, head)
-    rows, weights = bilinear_rows(sampling_locations.to(dtype), attention_weights.to(dtype), shapes_hw)
-    return sum_rows(table, rows, weights).view(num_images, -1, num_heads * width).to(value.dtype)
+    inputs = value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
+    operator = _RecomputedSum.apply if suits_sparse_backward(value) else _sampled_sum
+    return operator(*inputs, shapes_hw).to(value.dtype)
+
+
+def _sampled_sum(value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
+    """The operator in one precision; arguments and result as above."""
+    table, rows, weights = _table_and_rows(value, locations, attention, shapes_hw)
+    return sum_rows(table, rows, weights).view(len(value), -1, value.shape[2] * value.shape[3])
+
+
+def _table_and_rows(
+    value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `weighted_rows` sums: rows (Dh) by (image, cell, head), and (B * Q * M, 4 * L * P) rows and weights."""
+    table = bordered(value.flatten(2), shapes_hw).reshape(-1, value.shape[-1])
+    return table, *bilinear_rows(locations, attention, shapes_hw)
+
+
+class _RecomputedSum(torch.autograd.Function):
+    """`_sampled_sum` that keeps its inputs for the backward, not the rows and weights, which are five times as much.
+
+    What is computed again is held for a few images at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        ctx.save_for_backward(value, locations, attention)
+        ctx.shapes_hw = shapes_hw
+        groups = zip(*(tensor.split(_images_at_once(attention)) for tensor in (value, locations, attention)))
+        return torch.cat([_sampled_sum(*group, shapes_hw) for group in groups])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        groups = zip(*(tensor.split(_images_at_once(inputs[2])) for tensor in (*inputs, grad)))
+        grads = [_gradients(group[:3], group[3], ctx.needs_input_grad[:3], ctx.shapes_hw) for group in groups]
+        return *(None if found[0] is None else torch.cat(found) for found in zip(*grads)), None
+
+
+def _images_at_once(attention: Tensor) -> int:
+    """Images of (B, Q, M, L, P) whose rows and weights take some 16 MiB each; at least one."""
+    return max(1, 2**20 // max(1, attention[0].numel()))
+
+
+def _gradients(
+    inputs: Sequence[Tensor], grad: Tensor, needs: Sequence[bool], shapes_hw: Sequence[tuple[int, int]]
+) -> list[Tensor | None]:
+    """The gradients of `_sampled_sum`'s inputs (value, locations, attention); None where it is not needed."""
+    inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needs)]
+    with torch.enable_grad():
+        table, rows, weights = _table_and_rows(*inputs, shapes_hw)
+    wanted = table.requires_grad, weights.requires_grad
+    grads = sparse_gradients(table.detach(), rows, weights.detach(), grad.reshape(len(rows), -1), wanted)
+    found = iter(
+        torch.autograd.grad(
+            [output for output, want in zip((table, weights), wanted) if want],
+            [tensor for tensor in inputs if tensor.requires_grad],
+            [grad for grad in grads if grad is not None],
+        )
+    )
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
 def bordered(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:

@@ -23,12 +23,21 @@ from dinov2_detrex.detector.denoising import DenoisingQueries, prepare_for_cdn
 from dinov2_detrex.detector.layers import MLP, at_least_float32
 from dinov2_detrex.detector.levels import Levels, shapes_of
 from dinov2_detrex.detector.loss_names import spelled_out, weighted
-from dinov2_detrex.detector.outputs import DenoisingMeta, Outputs, Prediction, split_queries
+from dinov2_detrex.detector.outputs import (
+    DenoisingMeta,
+    OneToManyMeta,
+    Outputs,
+    Prediction,
+    of_queries,
+    split_groups,
+    split_queries,
+)
 from dinov2_detrex.detector.padding import is_padded, padding_masks, valid_ratios
 from dinov2_detrex.detector.pictures import training_image
 from dinov2_detrex.detector.postprocess import best_detections, to_instances
 from dinov2_detrex.detector.targets import Targets, targets_of
 from dinov2_detrex.detector.transformer import DINOTransformer, TransformerOutput
+from dinov2_detrex.runtime.values import refused, require_equal, require_number, require_numbers, require_whole
 
 Record = dict[str, Any]  # what the detector is given of an image, or tells of it
 
@@ -58,7 +67,8 @@ class DINO(nn.Module):
         square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
 
     Raises:
-        ValueError: `num_queries` is not what the transformer selects.
+        UsageError: a number is out of its range, or the parts do not go together; a ValueError.
+        ValueError: the transformer has groups of training queries and the criterion takes none.
     """
 
     pixel_mean: Tensor
@@ -88,10 +98,21 @@ class DINO(nn.Module):
         square_pad: bool = False,
     ):
         super().__init__()
-        if num_queries != transformer.two_stage_num_proposals:
+        require_whole(self, 1, embed_dim=embed_dim, num_classes=num_classes, num_queries=num_queries)
+        require_whole(self, 1, select_box_nums_for_evaluation=select_box_nums_for_evaluation)
+        require_whole(self, 0, dn_number=dn_number, vis_period=vis_period)
+        require_number(self, 0, 2, label_noise_ratio=label_noise_ratio)
+        require_number(self, 0, box_noise_scale=box_noise_scale)
+        require_numbers(self, pixel_mean=pixel_mean)
+        require_numbers(self, 0, open_low=True, pixel_std=pixel_std)
+        if input_format not in ("RGB", "BGR"):
+            raise refused(self, "input_format", input_format, "'RGB' or 'BGR'")
+        self._check_parts(backbone, neck, transformer, criterion, embed_dim, num_classes, num_queries)
+        self._check_channels(backbone, pixel_mean, pixel_std)
+        self.one_to_many_groups = getattr(transformer, "one_to_many_groups", 0)
+        if self.one_to_many_groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
             raise ValueError(
-                f"num_queries ({num_queries}) must equal the transformer's two_stage_num_proposals "
-                f"({transformer.two_stage_num_proposals})"
+                f"one_to_many_groups={self.one_to_many_groups}: {type(criterion).__name__} has no losses for them"
             )
         self.backbone = backbone
         self.position_embedding = position_embedding
@@ -120,6 +141,32 @@ class DINO(nn.Module):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(list(values)).float().view(-1, 1, 1), persistent=False)
         self.init_weights()
+
+    def _check_parts(
+        self,
+        backbone: Backbone,
+        neck: nn.Module,
+        transformer: DINOTransformer,
+        criterion: DINOCriterion | None,
+        embed_dim: int,
+        num_classes: int,
+        num_queries: int,
+    ) -> None:
+        """Refuse parts that were built for other numbers, as far as they say what they were built for."""
+        require_equal(self, "num_queries", num_queries, two_stage_num_proposals=transformer.two_stage_num_proposals)
+        require_equal(self, "embed_dim", embed_dim, transformer=transformer.embed_dim)
+        require_equal(self, "num_classes", num_classes, criterion=getattr(criterion, "num_classes", None))
+        known, wanted = set(backbone.output_shape()), getattr(neck, "in_features", ())
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise refused(neck, "in_features", list(wanted), f"among the backbone's maps, {', '.join(sorted(known))}")
+
+    def _check_channels(self, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
+        """Mean and deviation are one for each channel; one for all channels is as good."""
+        channels = getattr(backbone, "in_channels", None) or len(pixel_mean)
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            if len(values) not in (1, channels):
+                raise refused(self, name, list(values), f"a list of {channels}, a number for each channel")
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -175,6 +222,9 @@ class DINO(nn.Module):
     def preprocess(self, batched_inputs: list[Record]) -> ImageList:
         """Normalise the images and pad them at the right and at the bottom, to one size that the backbone can take."""
         images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
+        for image in images:
+            if len(self.pixel_mean) not in (1, image.shape[0]):
+                raise refused(self, "pixel_mean", self.pixel_mean.flatten().tolist(), f"of {image.shape[0]} channels")
         images = [((image - self.pixel_mean) / self.pixel_std).to(self.dtype) for image in images]
         largest = max(max(image.shape[-2:]) for image in images)
         return ImageList.from_tensors(images, padding_constraints=self.padding_constraints(largest))
@@ -220,12 +270,24 @@ class DINO(nn.Module):
             ValueError: in training, the images have fewer cells than queries.
         """
         features = self.neck(self.backbone(images))
+        self.check_levels(features)
         canvas_hw = (images.shape[-2], images.shape[-1])
         self.check_cells(features, canvas_hw)
         found = self.transformer(self.levels(features, canvas_hw, image_sizes), denoising)
         if self.training:  # the embedding takes part in every step, also in one without objects
             found = replace(found, states=found.states + 0.0 * self.label_enc.weight[0, 0])
         return self.heads(found)
+
+    def check_levels(self, features: Sequence[Tensor]) -> None:
+        """The neck gives what the transformer was built for.
+
+        Raises:
+            UsageError: it gives another number of levels, or of channels.
+        """
+        levels = self.transformer.num_feature_levels
+        if len(features) != levels or features[0].shape[1] != self.transformer.embed_dim:
+            found = f"{len(features)} levels of {features[0].shape[1]} channels"
+            raise refused(self.neck, "output", found, f"{levels} levels of {self.transformer.embed_dim} channels")
 
     def check_cells(self, features: list[Tensor], canvas_hw: tuple[int, int]) -> None:
         """In training every query needs a cell to be selected from.
@@ -287,7 +349,7 @@ class DINO(nn.Module):
         """Weighted losses; the criterion gets detrex's forms, the denoising queries apart from the ordinary ones."""
         if self.criterion is None:
             raise ValueError("training needs a criterion, and the detector was built with criterion=None")
-        dn_metas = None
+        dn_metas, more = None, {}
         if denoising is not None:
             outputs, denoised = split_queries(outputs, denoising.count)
             dn_metas = DenoisingMeta(
@@ -295,7 +357,10 @@ class DINO(nn.Module):
                 dn_num=denoising.layout.num_groups,
                 output_known_lbs_bboxes=denoised,
             )
-        losses = self.criterion(outputs, targets, dn_metas)
+        if self.one_to_many_groups:
+            outputs, groups = split_groups(outputs, self.num_queries)
+            more = {"one_to_many": OneToManyMeta(num_groups=self.one_to_many_groups, outputs=groups)}
+        losses = self.criterion(outputs, targets, dn_metas, **more)
         return weighted(losses, spelled_out(self.criterion.weight_dict, self.transformer.decoder.num_layers))
 
     @torch.no_grad()
@@ -311,7 +376,8 @@ class DINO(nn.Module):
             return
         ordinary = outputs if denoising is None else split_queries(outputs, denoising.count)[0]
         at_input_size = [{}]
-        first: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        alone: Prediction = {"pred_logits": ordinary["pred_logits"][:1], "pred_boxes": ordinary["pred_boxes"][:1]}
+        first = of_queries(alone, slice(self.num_queries))
         found = self.postprocess(first, image_sizes[:1], at_input_size)[0]["instances"]
         image = training_image(batched_inputs[0], found, self.input_format)
         get_event_storage().put_image("ground truth and predictions", image)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
 from dinov2_detrex.detector.layers import FFN
+from dinov2_detrex.runtime.values import MOST_LAYERS, require_heads, require_whole
 
 
 class EncoderLayer(nn.Module):
@@ -77,7 +78,11 @@ class DINOTransformerEncoder(nn.Module):
         num_points: int = 4,
     ):
         super().__init__()
-        self.embed_dim = embed_dim
+        require_heads(self, embed_dim, num_heads)
+        require_whole(self, 0, MOST_LAYERS, num_layers=num_layers)
+        require_whole(self, 1, feedforward_dim=feedforward_dim, num_points=num_points)
+        require_whole(self, 1, num_feature_levels=num_feature_levels)
+        self.embed_dim, self.num_feature_levels = embed_dim, num_feature_levels
         self.use_checkpoint = use_checkpoint
         self.layers = nn.ModuleList(
             EncoderLayer(

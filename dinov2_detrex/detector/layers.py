@@ -6,6 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -24,13 +27,15 @@ class MLP(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
+        require_whole(self, 1, input_dim=input_dim, hidden_dim=hidden_dim, output_dim=output_dim, num_layers=num_layers)
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        return last(x)
 
 
 class FFN(nn.Module):
@@ -61,6 +66,8 @@ class FFN(nn.Module):
         super().__init__()
         if num_fcs < 2:
             raise AssertionError(f"a feed-forward block has at least 2 linear layers, got num_fcs={num_fcs}")
+        require_whole(self, 1, embed_dim=embed_dim, feedforward_dim=feedforward_dim)
+        require_share(self, ffn_drop=ffn_drop)
         self.embed_dim = embed_dim
         self.feedforward_dim = feedforward_dim
         self.add_identity = add_identity
@@ -75,10 +82,72 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(..., embed_dim) -> (..., output_dim); `identity` is the residual, x by default."""
-        out = self.layers(x)
+        out = _feed_forward(x, *self._two_linear()) if self._is_large(x) else self.layers(x)
         if not self.add_identity:
             return out
         return out + (x if identity is None else identity)
+
+    def _is_large(self, x: Tensor) -> bool:
+        """Whether recomputing pays: two linear layers with ReLU, no dropout at work, and many hidden values."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return False
+        plain = len(self.layers) == 3 and isinstance(self.layers[0][1], nn.ReLU) and self.layers[1].bias is not None
+        dropped = self.training and (self.layers[0][2].p > 0 or self.layers[2].p > 0)
+        hidden_values = x.numel() // self.embed_dim * self.feedforward_dim
+        return plain and not dropped and torch.is_grad_enabled() and hidden_values > HIDDEN_AT_ONCE
+
+    def _two_linear(self) -> tuple[Tensor, ...]:
+        """Weights and biases of both linear layers."""
+        first, last = self.layers[0][0], self.layers[1]
+        return first.weight, first.bias, last.weight, last.bias
+
+
+HIDDEN_AT_ONCE = 2**22  # hidden values of a feed-forward block that fit the caches
+
+
+def _feed_forward(x: Tensor, *parameters: Tensor) -> Tensor:
+    """`_RecomputedFeedForward` on (..., D) -> (..., D_out), in the dtype of autocast where that is on."""
+    tensors = x, *parameters
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        tensors = tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+    x, *parameters = tensors
+    return _RecomputedFeedForward.apply(x.flatten(0, -2), *parameters).unflatten(0, x.shape[:-1])
+
+
+class _RecomputedFeedForward(torch.autograd.Function):
+    """linear(relu(linear(x))), some rows at a time, so that the hidden values stay in the caches and are not kept.
+
+    They are computed again in the backward: a sixth more arithmetic, most of which the caches give back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight1, bias1, weight2)
+        out = x.new_empty(len(x), len(weight2))
+        count = _rows_at_once(weight1)
+        for rows, found in zip(x.split(count), out.split(count)):
+            torch.addmm(bias2, F.linear(rows, weight1, bias1).relu_(), weight2.t(), out=found)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, weight1, bias1, weight2 = ctx.saved_tensors
+        grads = grad_x, *_ = torch.empty_like(x), *map(torch.zeros_like, (weight1, bias1, weight2))
+        count = _rows_at_once(weight1)
+        for rows, grad_out, grad_rows in zip(x.split(count), grad.split(count), grad_x.split(count)):
+            hidden = F.linear(rows, weight1, bias1).relu_()
+            grad_hidden = torch.ops.aten.threshold_backward(grad_out @ weight2, hidden, 0)
+            torch.mm(grad_hidden, weight1, out=grad_rows)
+            for total, left, right in ((grads[1], grad_hidden, rows), (grads[3], grad_out, hidden)):
+                total.addmm_(left.t(), right)
+            grads[2].add_(grad_hidden.sum(0))
+        return *grads, grad.sum(0)
+
+
+def _rows_at_once(weight1: Tensor) -> int:
+    return max(1, HIDDEN_AT_ONCE // len(weight1))
 
 
 class MultiheadAttention(nn.Module):
@@ -100,6 +169,8 @@ class MultiheadAttention(nn.Module):
         **kwargs: Any,
     ):
         super().__init__()
+        require_heads(self, embed_dim, num_heads)
+        require_share(self, attn_drop=attn_drop, proj_drop=proj_drop)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.batch_first = batch_first

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Branch = Literal["", "enc", "dn"]  # decoder, encoder's proposals, denoising queries
+Branch = Literal["", "enc", "dn", "o2m"]  # decoder, encoder's proposals, denoising queries, one-to-many groups
 
 
 class Place(NamedTuple):
@@ -42,7 +42,8 @@ def spelled_out(weight_dict: Mapping[str, float], num_layers: int) -> dict[str, 
         num_layers: of the decoder.
     """
     given = {name: float(weight) for name, weight in weight_dict.items()}
-    elsewhere, earlier = [Place("enc"), *decoder_places("dn", num_layers)], decoder_places("", num_layers)
+    elsewhere = [Place("enc"), *decoder_places("dn", num_layers), *decoder_places("o2m", num_layers)]
+    earlier = decoder_places("", num_layers)
     repeated = {place.named(name): weight for name, weight in given.items() for place in elsewhere}
     return repeated | {place.named(name): weight for name, weight in given.items() for place in earlier} | given
 

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, matched_giou
+from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, matched_giou, matched_iou
 from dinov2_detrex.detector.matcher import Matches
+from dinov2_detrex.detector.quality import RULES, QualityRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +57,20 @@ class MatchedPredictions:
         predicted = self.boxes[self.query_index]
         return predicted, self.target_boxes[self.matches.image, self.matches.target].expand_as(predicted)
 
+    @property
+    def matched_ious(self) -> Tensor:
+        """(L, P), without gradient: the overlap of the matched queries' boxes with their objects'."""
+        predicted, wanted = (box_cxcywh_to_xyxy(boxes.detach()) for boxes in self.matched_boxes)
+        return matched_iou(predicted, wanted)
+
 
 @dataclass(frozen=True, eq=False)
 class LossOptions:
     """What the losses may be told, as the criterion was.
 
     Attributes:
-        loss_class_type: "focal_loss" (sigmoid) or "ce_loss" (softmax, background last).
-        alpha, gamma: of the focal loss.
+        loss_class_type: "focal_loss" or one of `quality.RULES` (sigmoid), or "ce_loss" (softmax, background last).
+        alpha, gamma: of the focal loss or the quality rule.
         class_weight: (K + 1,), of each class in "ce_loss"; else None.
     """
 
@@ -73,6 +80,7 @@ class LossOptions:
     class_weight: Tensor | None
 
 
+CLASS_LOSSES = ("focal_loss", "ce_loss", *RULES)
 Loss = Callable[[MatchedPredictions, LossOptions], Tensor]  # gives (L,): one value for each prediction
 
 
@@ -80,6 +88,8 @@ def class_loss(found: MatchedPredictions, options: LossOptions) -> Tensor:
     """(L,): how wrong the classes are, in the form that `loss_class_type` names."""
     if options.loss_class_type == "ce_loss":
         return cross_entropy(found, options.class_weight)
+    if options.loss_class_type in RULES:
+        return quality_loss(found, RULES[options.loss_class_type], options.alpha, options.gamma)
     return focal_loss(found, options.alpha, options.gamma)
 
 
@@ -99,6 +109,17 @@ def focal_loss(found: MatchedPredictions, alpha: float, gamma: float) -> Tensor:
     matched = found.logits[(*found.query_index, found.matched_labels)]
     as_object = focal_background(-matched, 1 - alpha, gamma)
     change = as_object - focal_background(matched, alpha, gamma)
+    return (as_background + change.sum(-1)) / found.num_boxes
+
+
+def quality_loss(found: MatchedPredictions, rule: QualityRule, alpha: float, gamma: float) -> Tensor:
+    """(L,): all logits as background, then the change for the matched queries, whose targets follow their boxes."""
+    background_alpha = rule.background_alpha(alpha)
+    as_background = focal_background(found.logits, background_alpha, gamma).sum((1, 2, 3))
+    matched = found.logits[(*found.query_index, found.matched_labels)]
+    quality = (matched.detach().sigmoid(), found.matched_ious, alpha, gamma)
+    as_object = F.binary_cross_entropy_with_logits(matched, rule.target(*quality), reduction="none")
+    change = rule.weight(*quality) * as_object - focal_background(matched, background_alpha, gamma)
     return (as_background + change.sum(-1)) / found.num_boxes
 
 

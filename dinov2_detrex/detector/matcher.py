@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy, pairwise_giou
 from dinov2_detrex.detector.outputs import Prediction
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
+from dinov2_detrex.runtime.values import require_number, require_share
+
+CLASS_COSTS = ("focal_loss_cost", "ce_cost", "modulated_focal_cost")
 
 MAX_COSTS = 2**24  # computed at once, in float32 64 MiB, and about ten times as much on the way
 
@@ -46,11 +49,14 @@ class HungarianMatcher(nn.Module):
     """Optimal one-to-one matching of queries and objects.
 
     Args:
-        cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs.
-        cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax).
-        alpha, gamma: of the focal cost.
+        cost_class, cost_bbox, cost_giou: weights of the classification, L1 and generalized-IoU costs, at least 0.
+        cost_class_type: "focal_loss_cost" (sigmoid) or "ce_cost" (softmax); or "modulated_focal_cost", the focal cost
+            of p sqrt((GIoU + 1) / 2), which prefers queries whose class and box are good at once (Liu et al. 2023,
+            Stable-DINO, section 3.3).
+        alpha, gamma: of the focal costs; 0..1, and at least 0.
 
     Raises:
+        UsageError: a number is out of its range.
         AssertionError: all weights are 0, or the type is unknown.
     """
 
@@ -64,10 +70,12 @@ class HungarianMatcher(nn.Module):
         gamma: float = 2.0,
     ):
         super().__init__()
+        require_number(self, 0, cost_class=cost_class, cost_bbox=cost_bbox, cost_giou=cost_giou, gamma=gamma)
+        require_share(self, alpha=alpha)
         if not (cost_class or cost_bbox or cost_giou):
             raise AssertionError("all matching costs have weight 0")
-        if cost_class_type not in ("focal_loss_cost", "ce_cost"):
-            raise AssertionError(f"cost_class_type is 'focal_loss_cost' or 'ce_cost', not {cost_class_type!r}")
+        if cost_class_type not in CLASS_COSTS:
+            raise AssertionError(f"cost_class_type is one of {', '.join(CLASS_COSTS)}, not {cost_class_type!r}")
         self.cost_class = cost_class
         self.cost_bbox = cost_bbox
         self.cost_giou = cost_giou
@@ -128,17 +136,20 @@ class HungarianMatcher(nn.Module):
         """(L, B, Q, n_max), float32: cost of each query for each object slot."""
         labels = (targets.labels if labels is None else labels).expand(len(logits), -1, -1)
         boxes, target_boxes = boxes.float(), targets.boxes[None]
-        cost = self.cost_class * self._class_cost(logits.float(), labels)
+        giou = pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+        cost = self.cost_class * self._class_cost(logits.float(), labels, giou)
         cost += self.cost_bbox * (boxes[..., :, None, :] - target_boxes[..., None, :, :]).abs().sum(-1)
-        cost -= self.cost_giou * pairwise_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+        cost -= self.cost_giou * giou
         return cost
 
-    def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(L, B, Q, K) logits at (L, B, n) labels -> (L, B, Q, n)."""
+    def _class_cost(self, logits: Tensor, labels: Tensor, giou: Tensor) -> Tensor:
+        """(L, B, Q, K) logits at (L, B, n) labels, with (L, B, Q, n) generalized IoU -> (L, B, Q, n)."""
         at_labels = labels[:, :, None, :].expand(-1, -1, logits.shape[2], -1)
         if self.cost_class_type == "ce_cost":
             return -F.softmax(logits, dim=-1).gather(-1, at_labels)
         p = logits.gather(-1, at_labels).sigmoid()
+        if self.cost_class_type == "modulated_focal_cost":
+            p = p * ((giou + 1) / 2).clamp(min=0).sqrt()
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return positive - negative

@@ -19,6 +19,13 @@ class Outputs(Prediction, total=False):
     enc_outputs: Prediction
 
 
+class OneToManyMeta(TypedDict):
+    """The outputs of the groups of training queries, (B, groups x queries of one, ...), and how many groups."""
+
+    num_groups: int
+    outputs: Outputs
+
+
 class DenoisingMeta(TypedDict):
     """detrex's `dn_metas`: slots of a group (2 n_max), number of groups, and the outputs of the denoising queries."""
 
@@ -41,6 +48,15 @@ def split_queries(outputs: Outputs, count: int) -> tuple[Outputs, Outputs]:
     if "enc_outputs" in outputs:
         rest["enc_outputs"] = outputs["enc_outputs"]
     return rest, {**denoised[-1], "aux_outputs": denoised[:-1]}
+
+
+def split_groups(outputs: Outputs, num_queries: int) -> tuple[Outputs, Outputs]:
+    """Outputs of the first `num_queries`, the ordinary ones, and of the groups after them; without denoising."""
+    groups, ordinary = split_queries(outputs, num_queries)
+    if "enc_outputs" in outputs:
+        ordinary["enc_outputs"] = outputs["enc_outputs"]
+        del groups["enc_outputs"]
+    return ordinary, groups
 
 
 def of_queries(prediction: Prediction, chosen: slice) -> Prediction:

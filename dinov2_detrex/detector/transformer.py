@@ -16,7 +16,15 @@ from dinov2_detrex.detector.denoising import LeadingQueries
 from dinov2_detrex.detector.encoder import DINOTransformerEncoder
 from dinov2_detrex.detector.layers import at_least_float32
 from dinov2_detrex.detector.levels import Levels, flatten_levels
-from dinov2_detrex.detector.two_stage import best_cells, cell_centres, cell_proposals, gather_tokens
+from dinov2_detrex.detector.two_stage import (
+    MARGIN,
+    PROPOSAL_SIZE,
+    best_cells,
+    cell_centres,
+    cell_proposals,
+    gather_tokens,
+)
+from dinov2_detrex.runtime.values import require_equal, require_number, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,19 @@ class DINOTransformer(nn.Module):
         num_feature_levels: L.
         two_stage_num_proposals: number of queries to select.
         learnt_init_query: query contents are learnt; otherwise they are the memory of the selected cells.
+        proposal_size: side of the box that a cell of the finest level proposes, of the image's, doubled from level to
+            level. 0.05 suits images of 800 pixels at stride 8; where objects fill more of the image, larger ones are
+            nearer to them. A level whose boxes would not lie within the image proposes none.
+        one_to_many_groups: in training, so many more groups of queries with contents of their own start from the boxes
+            of the selected cells; a group sees itself alone, and each is matched for itself (Chen et al. 2023, Group
+            DETR, section 3; here they share the selection). Their parameters are `group_embed`; evaluation knows
+            nothing of them.
+        one_to_many_queries: queries in each group, those of the best cells; None for `two_stage_num_proposals`.
+
+    Raises:
+        ValueError: groups without learnt contents, which would all be the same, or with more queries than are
+            selected; or a proposal that no image holds.
+        UsageError: encoder and decoder are of another width, or of another number of levels.
     """
 
     def __init__(
@@ -80,9 +101,25 @@ class DINOTransformer(nn.Module):
         num_feature_levels: int = 4,
         two_stage_num_proposals: int = 900,
         learnt_init_query: bool = True,
+        proposal_size: float = PROPOSAL_SIZE,
+        one_to_many_groups: int = 0,
+        one_to_many_queries: int | None = None,
     ):
         super().__init__()
         embed_dim = encoder.embed_dim
+        require_whole(self, 1, num_feature_levels=num_feature_levels, two_stage_num_proposals=two_stage_num_proposals)
+        require_whole(self, 0, one_to_many_groups=one_to_many_groups)
+        require_number(self, proposal_size=proposal_size)
+        group_size = two_stage_num_proposals if one_to_many_queries is None else one_to_many_queries
+        require_whole(self, 1, one_to_many_queries=group_size)
+        if not MARGIN < proposal_size < 1 - MARGIN:
+            raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
+        check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
+        parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
+        widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
+        levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}
+        require_equal(self, "embed_dim", embed_dim, **widths)
+        require_equal(self, "num_feature_levels", num_feature_levels, **levels)
         self.embed_dim = embed_dim
         self.num_feature_levels = num_feature_levels
         self.two_stage_num_proposals = two_stage_num_proposals
@@ -91,9 +128,12 @@ class DINOTransformer(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.tgt_embed = nn.Embedding(two_stage_num_proposals, embed_dim) if learnt_init_query else None
+        self.proposal_size = proposal_size
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
         self.init_weights()
+        self.one_to_many_groups = one_to_many_groups
+        self.group_embed = self._contents_of(one_to_many_groups * group_size) if one_to_many_groups else None
 
     def init_weights(self) -> None:
         """Xavier for every matrix, then the deformable attentions' own start, then normal level embeddings."""
@@ -104,6 +144,13 @@ class DINOTransformer(nn.Module):
             if isinstance(module, MultiScaleDeformableAttention):
                 module.init_weights()
         nn.init.normal_(self.level_embeds)
+
+    def _contents_of(self, num_queries: int) -> nn.Embedding:
+        """Contents of the groups' queries; all other initial weights are those of a transformer without them."""
+        with torch.random.fork_rng(devices=[]):
+            contents = nn.Embedding(num_queries, self.embed_dim)
+            nn.init.xavier_uniform_(contents.weight)
+        return contents
 
     def forward(self, levels: Levels, leading: LeadingQueries | None = None) -> TransformerOutput:
         """Run the transformer.
@@ -117,6 +164,9 @@ class DINOTransformer(nn.Module):
         memory = self.encode(tokens, levels, centres, memory_padding_mask)
         selected = self.select(memory, levels.shapes_hw, centres, memory_padding_mask)
         contents, boxes = self.queries(selected, leading)
+        self_attn_mask = None if leading is None else leading.self_attn_mask
+        if self.training and self.group_embed is not None:
+            self_attn_mask = self.group_mask(contents.shape[1], self_attn_mask)
         query_padding_mask = selected.padding_mask
         if query_padding_mask is not None:
             num_leading = contents.shape[1] - query_padding_mask.shape[1]
@@ -127,7 +177,7 @@ class DINOTransformer(nn.Module):
             memory,
             shapes_hw=levels.shapes_hw,
             valid_ratios=levels.valid_ratios,
-            self_attn_mask=None if leading is None else leading.self_attn_mask,
+            self_attn_mask=self_attn_mask,
             memory_padding_mask=memory_padding_mask,
             query_padding_mask=query_padding_mask,
         )
@@ -182,12 +232,11 @@ class DINOTransformer(nn.Module):
         All cells are scored, and what is selected is computed again: so the backward sees the selected cells alone.
         """
         class_heads, box_heads = self.decoder.heads()
-        proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask)
+        proposals, invalid = cell_proposals(centres, shapes_hw, memory_padding_mask, self.proposal_size)
         memory = memory.masked_fill(invalid[..., None], 0.0)
         logits = class_heads[-1](self.enc_output_norm(self.enc_output(memory.detach())))
-        index = best_cells(
-            at_least_float32(logits.detach()).amax(-1), memory_padding_mask, self.two_stage_num_proposals
-        )
+        scores = at_least_float32(logits.detach()).amax(-1)
+        index = best_cells(scores, memory_padding_mask, self.two_stage_num_proposals)
         selected = self.enc_output_norm(self.enc_output(gather_tokens(memory, index)))
         boxes_logit = at_least_float32(box_heads[-1](selected)) + gather_tokens(proposals, index)
         padding_mask = None
@@ -196,11 +245,42 @@ class DINOTransformer(nn.Module):
         return SelectedCells(selected, boxes_logit.sigmoid(), padding_mask)
 
     def queries(self, selected: SelectedCells, leading: LeadingQueries | None) -> tuple[Tensor, Tensor]:
-        """Contents (B, Q, D) and initial boxes (B, Q, 4) of all queries."""
+        """Contents (B, Q, D) and initial boxes (B, Q, 4) of all queries: leading, selected, in training the groups'."""
         contents, boxes = selected.memory.detach(), selected.boxes.detach()
         if self.tgt_embed is not None:
             contents = self.tgt_embed.weight[: contents.shape[1]].expand(len(contents), -1, -1)
+        if self.training and self.group_embed is not None:
+            group_size = len(self.group_embed.weight) // self.one_to_many_groups
+            contents = torch.cat((contents, self.group_embed.weight.expand(len(contents), -1, -1)), dim=1)
+            boxes = torch.cat((boxes, boxes[:, :group_size].repeat(1, self.one_to_many_groups, 1)), dim=1)
         if leading is not None:
             contents = torch.cat((leading.contents, contents), dim=1)
             boxes = torch.cat((leading.boxes_logit.sigmoid(), boxes), dim=1)
         return contents, boxes
+
+    def group_mask(self, num_queries: int, others: Tensor | None) -> Tensor:
+        """(Q, Q), True where blocked, Q = `num_queries`: a group sees itself alone, and nothing else sees it.
+
+        Args:
+            num_queries: leading and selected ones, then those of the groups.
+            others: the mask among the former; None where they all see each other.
+        """
+        assert self.group_embed is not None
+        weight = self.group_embed.weight
+        group = torch.arange(len(weight), device=weight.device) // (len(weight) // self.one_to_many_groups)
+        group = torch.cat((group.new_full((num_queries - len(weight),), -1), group))
+        mask = group[:, None] != group[None, :]
+        if others is not None:
+            mask[: len(others), : len(others)] = others
+        return mask
+
+
+def check_groups(num_groups: int, group_size: int, num_selected: int, learnt_init_query: bool) -> None:
+    """Refuse groups of training queries that cannot be."""
+    if num_groups and not learnt_init_query:
+        raise ValueError(f"one_to_many_groups={num_groups} needs learnt_init_query=True: else all groups are the same")
+    if num_groups < 0 or num_groups and not 1 <= group_size <= num_selected:
+        raise ValueError(
+            f"one_to_many_groups={num_groups} of {group_size} queries: a group takes 1 to {num_selected}, the number "
+            "of selected cells (two_stage_num_proposals)"
+        )

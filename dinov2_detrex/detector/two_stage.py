@@ -27,7 +27,10 @@ def cell_centres(shapes_hw: list[tuple[int, int]], valid_ratios: Tensor) -> Tens
 
 
 def cell_proposals(
-    centres: Tensor, shapes_hw: list[tuple[int, int]], memory_padding_mask: Tensor | None
+    centres: Tensor,
+    shapes_hw: list[tuple[int, int]],
+    memory_padding_mask: Tensor | None,
+    proposal_size: float = PROPOSAL_SIZE,
 ) -> tuple[Tensor, Tensor]:
     """The box that each cell proposes, and which cells have none.
 
@@ -35,12 +38,13 @@ def cell_proposals(
         centres: (B or 1, S, 2), normalised to the image.
         shapes_hw: (height, width) of every level.
         memory_padding_mask: (B, S), True where padded, or None.
+        proposal_size: side of the boxes of the finest level, normalised to the image, doubled from level to level.
 
     Returns:
         boxes CXCYWH as logits (B or 1, S, 4), +inf for cells without one; such cells (B or 1, S): True if padded, or if
         the box leaves the margins.
     """
-    sizes = [PROPOSAL_SIZE * 2.0**level for level in range(len(shapes_hw))]
+    sizes = [proposal_size * 2.0**level for level in range(len(shapes_hw))]
     size = torch.cat([centres.new_full((h * w,), size) for size, (h, w) in zip(sizes, shapes_hw)])
     boxes = torch.cat((centres, size[:, None].expand(*centres.shape[:2], 2)), dim=-1)
     invalid = ~((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)

@@ -38,10 +38,14 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         return sum_rows_gather(table, rows, weights)
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, but not in torch.jit's __all__
         return sum_rows_gather(table, rows, weights)
-    has_data = type(table) is Tensor  # which a pretended one, for planning, has not
-    if device == "cpu" and has_data and torch.is_grad_enabled() and torch.backends.mkl.is_available():
-        return sum_rows_sparse(table, rows, weights)
-    return sum_rows_bag(table, rows, weights)
+    return (sum_rows_sparse if suits_sparse_backward(table) else sum_rows_bag)(table, rows, weights)
+
+
+def suits_sparse_backward(values: Tensor) -> bool:
+    """Whether gradients on the CPU are wanted and sparse products are to be had."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # is public
+        return False
+    return values.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available()
 
 
 def sum_rows_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -65,13 +69,28 @@ class _SparseSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        table, rows, weights = ctx.saved_tensors
-        grad = grad.contiguous()
-        starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row
         need_table, _, need_weights = ctx.needs_input_grad
-        grad_table = _transposed_product(starts, rows, weights, grad, len(table)) if need_table else None
-        grad_weights = _sampled_product(starts, rows, grad, table) if need_weights else None
+        grad_table, grad_weights = sparse_gradients(*ctx.saved_tensors, grad, (need_table, need_weights))
         return grad_table, None, grad_weights
+
+
+def sparse_gradients(
+    table: Tensor, rows: Tensor, weights: Tensor, grad: Tensor, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of table and weights from that of the sum, on the CPU; None for what is not needed.
+
+    Args:
+        table, rows, weights: of `sum_rows`.
+        grad: (N, D).
+        needs: the table's is needed; the weights' is needed.
+    """
+    if type(table) is not Tensor:  # one without data, to plan with
+        return torch.empty_like(table) if needs[0] else None, torch.empty_like(weights) if needs[1] else None
+    grad = grad.contiguous()
+    starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row
+    grad_table = _transposed_product(starts, rows, weights, grad, len(table)) if needs[0] else None
+    grad_weights = _sampled_product(starts, rows, grad, table) if needs[1] else None
+    return grad_table, grad_weights
 
 
 def _transposed_product(starts: Tensor, rows: Tensor, weights: Tensor, grad: Tensor, height: int) -> Tensor:

@@ -24,6 +24,8 @@ from dinov2_detrex.runtime import files
 
 logger = logging.getLogger(__name__)
 
+RESULTS_FILE = "coco_instances_results.json"  # all detections as COCO results, in the evaluator's `output_dir`
+
 
 class COCOEvaluator(DatasetEvaluator):
     """COCO's box AP of `Instances` with pred_boxes, scores and pred_classes at the original image size.
@@ -157,7 +159,7 @@ class COCOEvaluator(DatasetEvaluator):
 
 def _write(output_dir: str | os.PathLike, predictions: list[dict], results: list[dict]) -> None:
     files.write(os.path.join(output_dir, "instances_predictions.pth"), predictions)
-    path = os.path.join(output_dir, "coco_instances_results.json")
+    path = os.path.join(output_dir, RESULTS_FILE)
     logger.info("saving results to %s", path)
     files.write_json(path, results)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.config.overrides import known_keys
 from dinov2_detrex.data.folders import VALIDATION
@@ -79,7 +80,7 @@ def _require_classes(path: str, checkpoint: Path, cfg: DictConfig) -> None:
     """Numbers are of use only where index i means the same class in both."""
     of_data = list(class_names_by_id(path).values())
     content = read_checkpoint(checkpoint, memory_map=True)
-    of_weights = classes_of_checkpoint(content, cfg.model.num_classes).names
+    of_weights = classes_of_checkpoint(content, class_count(cfg.model).number).names
     if (content.get("metadata") or {}).get("thing_classes") and of_data != of_weights:
         raise UserError(
             f"{path} has the classes {', '.join(of_data)}, but {checkpoint} was trained on {', '.join(of_weights)}"

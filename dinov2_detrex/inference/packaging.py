@@ -21,6 +21,7 @@ from detectron2.config import LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
+from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.config.saving import settled
@@ -30,7 +31,18 @@ from dinov2_detrex.inference.card import base_model_of, card_text
 from dinov2_detrex.inference.predictor import Classes, Predictor, classes_of_checkpoint
 from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError, building
-from dinov2_detrex.runtime.packages import CARD, CONFIG, EXAMPLES, FACTS, FORMAT, WEIGHTS, is_package, read_checkpoint
+from dinov2_detrex.runtime.packages import (
+    CARD,
+    CONFIG,
+    EXAMPLES,
+    FACTS,
+    FORMAT,
+    REPORT,
+    THRESHOLDS_FILE,
+    WEIGHTS,
+    is_package,
+    read_checkpoint,
+)
 from dinov2_detrex.training.checkpoint import RunCheckpoints
 from dinov2_detrex.training.datasets import dataset_metadata, dataset_names
 from dinov2_detrex.training.ema import ModelEMA
@@ -76,6 +88,21 @@ def choose_weights(run: Path, choice: str = "") -> Trained:
     if newest is None:
         raise UserError(f"{run} is no folder of a run: no weights were saved in it; name a file with --weights FILE")
     return Trained(newest, averaged=choice == AVERAGED)
+
+
+def reported_thresholds(trained: Trained) -> dict[str, Any] | None:
+    """The best thresholds of the report in the run's folder, if there is one and it is on these weights.
+
+    Returns:
+        what `make_package` takes; None for the usual thresholds.
+    """
+    path = trained.file.parent / REPORT / THRESHOLDS_FILE
+    with contextlib.suppress(OSError, ValueError):  # none, or none that can be read
+        content = json.loads(path.read_text(encoding="utf-8"))
+        of_these = BEST if trained.file.name == BEST_FILE else FINAL
+        if not trained.averaged and content["weights"] == of_these and "default" in content:
+            return content
+    return None
 
 
 def make_package(
@@ -181,9 +208,9 @@ def _classes(content: dict, cfg: DictConfig) -> Classes:
     """Those of the checkpoint; of the config's training data where it does not say; else numbers."""
     if not (content.get("metadata") or {}).get("thing_classes"):
         found = _classes_of_data(cfg)
-        if len(found.get("thing_classes", ())) == cfg.model.num_classes:
+        if len(found.get("thing_classes", ())) == class_count(cfg.model).number:
             content = {"metadata": found}
-    return classes_of_checkpoint(content, cfg.model.num_classes)
+    return classes_of_checkpoint(content, class_count(cfg.model).number)
 
 
 def _classes_of_data(cfg: DictConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.structures import BoxMode
 
+from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.inference.hub import find_package
@@ -29,21 +30,21 @@ class Classes:
     category_ids: list[int]
 
 
-def classes_of_checkpoint(content: dict, num_classes: int) -> Classes:
+def classes_of_checkpoint(content: dict, num_classes: int | None) -> Classes:
     """The classes that a checkpoint was trained on; numbers from 0 where it does not say, as detrex's do not.
 
     Args:
         content: of the file.
-        num_classes: of the model.
+        num_classes: of the model; None where its config does not say.
 
     Raises:
         UserError: it holds another number of names.
     """
     metadata = content.get("metadata") or {}
-    names = list(metadata.get("thing_classes") or map(str, range(num_classes)))
-    if len(names) != num_classes:
+    names = list(metadata.get("thing_classes") or map(str, range(num_classes or 0)))
+    if num_classes is not None and len(names) != num_classes:
         raise UserError(f"the checkpoint has the names of {len(names)} classes, the config's model has {num_classes}")
-    index_of = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(num_classes)}
+    index_of = metadata.get("thing_dataset_id_to_contiguous_id") or {index: index for index in range(len(names))}
     return Classes(names, sorted(index_of, key=lambda category: index_of[category]))
 
 
@@ -67,7 +68,7 @@ class Predictor:
         with building("model"):
             model = instantiate(cfg.model)
         content = load_all(model, os.fspath(checkpoint_path), averaged)
-        self.classes = classes_of_checkpoint(content, cfg.model.num_classes)
+        self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
 

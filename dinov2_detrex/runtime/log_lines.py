@@ -1,6 +1,7 @@
 """Where do log lines go? To stdout, with colours on a terminal, and to a file that is appended to."""
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
@@ -49,6 +50,26 @@ class StdoutHandler(logging.StreamHandler):
     @property
     def stream(self) -> TextIO:
         return sys.stdout
+
+
+class LogFileHandler(logging.FileHandler):
+    """Appends to a file; where that fails, on a full disk mostly, one line on stderr says so, and lines are lost."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Instead of a traceback for every line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"{self.baseFilename} cannot be written, its lines are lost: {error.strerror}", file=sys.stderr)
+
+    def close(self) -> None:
+        """As in logging; what a full disk does not take is lost."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def send_lines(
@@ -101,7 +122,7 @@ def _add_file(logger: logging.Logger, path: str) -> None:
     if any(getattr(handler, _TARGET, None) == path for handler in logger.handlers):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handler = LogFileHandler(path, mode="a", encoding="utf-8")
     _add(logger, handler, logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_TIME), path)
     atexit.register(handler.close)
 

@@ -18,6 +18,8 @@ from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError
 
 WEIGHTS, CONFIG, FACTS, CARD, EXAMPLES = "model.safetensors", "config.yaml", "detector.json", "README.md", "examples"
+REPORT = "report"  # the folder of a report in that of its run
+THRESHOLDS_FILE = "thresholds.json"  # in it: "default" and "by_class" as below, and "weights": best, final, or a file
 FORMAT = 1  # of the facts; a later version of this project that changes their meaning counts on
 
 

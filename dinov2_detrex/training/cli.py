@@ -1,6 +1,8 @@
 """What the command `train` does: the config with its overrides, the processes, and a run in each of them."""
 
 import argparse
+import functools
+from collections.abc import Callable
 
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.runtime.devices import choose_device
@@ -11,8 +13,12 @@ from dinov2_detrex.training.distributed import Processes, check_processes, launc
 from dinov2_detrex.training.run import run
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, afterwards: Callable[[str], None] | None = None) -> int:
     """Start the processes that `dinov2_detrex.commands.train` was asked for; the exit status of the run.
+
+    Args:
+        args: the command's.
+        afterwards: called with the output folder once the run has ended well, in one process.
 
     Raises:
         UserError: for everything that its user can put right.
@@ -28,7 +34,8 @@ def train(args: argparse.Namespace) -> int:
         check_processes(processes, _asked_device(cfg.train.device))
     # the children load the config themselves: a config may hold functions that do not pickle
     arguments = (args.config_file, args.overrides, args.resume, args.eval_only)
-    return launch(run_from_command_line, arguments, processes, device_type == "cuda")
+    then = None if afterwards is None else functools.partial(afterwards, cfg.train.output_dir)
+    return launch(run_from_command_line, arguments, processes, device_type == "cuda", then)
 
 
 def _asked_device(name: str | None) -> str:

@@ -10,6 +10,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
 from dinov2_detrex import evaluation
+from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.data.check import ObjectCounts
 from dinov2_detrex.data.errors import DatasetError, one_line_of
 from dinov2_detrex.data.registration import class_names_of, coco_dataset_dicts, source_in_config, used_source
@@ -57,6 +58,7 @@ def check_datasets(
                     counts[split] = objects
                 if split == "train":
                     _require_objects(source, objects)
+                    _require_masks(source, objects, loader.get("mapper"))
             elif name not in DatasetCatalog.list() and _reads_registered_names(loader.dataset):
                 near = nearest_names(name, DatasetCatalog.list()) or sorted(DatasetCatalog.list())
                 raise UserError(f"data set {name!r} is not registered; registered are e.g. {', '.join(near[:5])}")
@@ -77,17 +79,34 @@ def _require_objects(source: DataSource, objects: ObjectCounts | None) -> None:
         raise DatasetError(f"{source.path}: there is no object to train on ({listed})")
 
 
+def _require_masks(source: DataSource, objects: ObjectCounts | None, cfg_mapper: Any) -> None:
+    """Refuse checked training data without the masks that the mapper is asked for, or with masks of another kind."""
+    if objects is None or not isinstance(cfg_mapper, DictConfig) or not cfg_mapper.get("mask_on"):
+        return
+    if objects.without_mask:
+        raise DatasetError(
+            f"{source.path}: {objects.without_mask} of {objects.total} objects have no segmentation, which training on "
+            f"masks needs, e.g. annotation {objects.first_without_mask}: leave them out, or let them be ignored with "
+            "iscrowd=1"
+        )
+    if objects.rle and cfg_mapper.get("mask_format", "polygon") == "polygon":
+        raise DatasetError(
+            f"{source.path}: {objects.rle} of {objects.total} objects have RLE masks: set "
+            "dataloader.train.mapper.mask_format=bitmask"
+        )
+
+
 def _require_number_of_classes(cfg_model: DictConfig, cfg_loader: DictConfig | None, split: str) -> None:
     """Refuse a model of another number of classes than the data's, where both are known."""
     if cfg_loader is None:
         return
-    asked, names = cfg_model.get("num_classes"), class_names(cfg_loader)
-    if not names or not isinstance(asked, int) or asked == len(names):
+    (key, asked), names = class_count(cfg_model), class_names(cfg_loader)
+    if not names or asked is None or asked == len(names):
         return
     what = f"{', '.join(names[:_SHOWN_CLASSES])}{', ...' if len(names) > _SHOWN_CLASSES else ''}"
     raise UserError(
-        f"model.num_classes={asked}, but the data set {dataset_names(cfg_loader)[0]!r} of dataloader.{split} has "
-        f"{len(names)} classes ({what}): set model.num_classes={len(names)}"
+        f"{key}={asked}, but the data set {dataset_names(cfg_loader)[0]!r} of dataloader.{split} has "
+        f"{len(names)} classes ({what}): set {key}={len(names)}"
     )
 
 

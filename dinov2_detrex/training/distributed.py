@@ -65,10 +65,23 @@ def check_processes(processes: Processes, device_type: str) -> None:
         raise UsageError("--num-machines > 1 needs --dist-url tcp://HOST:PORT, an address of machine 0")
 
 
-def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda: bool) -> int:
+def launch(
+    main: Callable[..., int],
+    args: tuple,
+    processes: Processes,
+    use_cuda: bool,
+    afterwards: Callable[[], None] | None = None,
+) -> int:
     """Run `main(*args)` in every process of the run and return its exit status, of the first that failed if any did.
 
     In a process that torchrun started this ends the process, with that status.
+
+    Args:
+        main: gives an exit status.
+        args: of `main`.
+        processes: of the run.
+        use_cuda: whether each has a GPU.
+        afterwards: called once on the first machine when all has ended well, outside of the process group.
 
     Raises:
         UserError: a process ended without a message of its own, e.g. killed by a signal.
@@ -77,9 +90,17 @@ def launch(main: Callable[..., int], args: tuple, processes: Processes, use_cuda
         local_rank, started = int(os.environ["LOCAL_RANK"]), processes_of_torchrun()
         with _process_group(local_rank, started.per_machine, use_cuda, init_method="env://"):
             status = main(*args)
+        if afterwards and not status and os.environ.get("RANK", "0") == "0":
+            afterwards()
         end_process(status)
-    if processes.total == 1:
-        return main(*args)
+    status = main(*args) if processes.total == 1 else _start(main, args, processes, use_cuda)
+    if afterwards and not status and processes.machine_rank == 0:
+        afterwards()
+    return status
+
+
+def _start(main: Callable[..., int], args: tuple, processes: Processes, use_cuda: bool) -> int:
+    """Start this machine's processes, and wait for their end."""
     url = processes.url if processes.machines > 1 or processes.url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
     method = _start_method(use_cuda)
     messages = mp.get_context(method).SimpleQueue()

@@ -5,13 +5,14 @@ copied. Frozen parameters do not move, so their average is the parameter itself 
 """
 
 import contextlib
+import math
 
 import torch
-from detectron2.engine import HookBase
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dinov2_detrex.training.parallel import distribute_like, full_tensor, local_shard
+from dinov2_detrex.training.trainer import TrainerHook
 
 
 class ModelEMA:
@@ -26,14 +27,14 @@ class ModelEMA:
     def __init__(self, model: nn.Module, decay: float = 0.999, device: str = ""):
         self.model = model
         self._saved_buffers = {name for name, _ in model.named_buffers()} & model.state_dict(keep_vars=True).keys()
-        self._average = get_ema_multi_avg_fn(decay)
+        self.decay = decay
         self._moving = {
             name: value.detach().to(device or value.device, copy=True) for name, value in self._moving_tensors().items()
         }
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take one step towards the model's present weights."""
+    def update(self, decay: float | None = None) -> None:
+        """Take one step towards the model's present weights, with another decay than the average's own if given."""
         current = self._moving_tensors()
         floating = [name for name, value in self._moving.items() if value.is_floating_point()]
         for name in self._moving.keys() - set(floating):
@@ -41,7 +42,7 @@ class ModelEMA:
         if floating:
             averaged = [local_shard(self._moving[name]) for name in floating]
             values = [local_shard(current[name].detach()).to(ema.device) for name, ema in zip(floating, averaged)]
-            self._average(averaged, values, 0)
+            get_ema_multi_avg_fn(self.decay if decay is None else decay)(averaged, values, 0)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """name -> tensor for every parameter and saved buffer; a tensor under two names appears under the first."""
@@ -103,11 +104,21 @@ class ModelEMA:
         }
 
 
-class EMAUpdate(HookBase):
-    """Moves the average after every step."""
+class EMAUpdate(TrainerHook):
+    """Moves the average after every step.
 
-    def __init__(self, ema: ModelEMA):
-        self.ema = ema
+    Args:
+        ema: the average.
+        warmup: iterations over which its decay grows, see `warmed_up`; 0 for none.
+    """
+
+    def __init__(self, ema: ModelEMA, warmup: int = 0):
+        self.ema, self.warmup = ema, warmup
 
     def after_step(self):
-        self.ema.update()
+        self.ema.update(warmed_up(self.ema.decay, self.trainer.completed, self.warmup))
+
+
+def warmed_up(decay: float, steps: int, warmup: int) -> float:
+    """The decay after so many steps of the run: decay (1 - exp(-steps / warmup)), from the steps alone."""
+    return decay * -math.expm1(-steps / warmup) if warmup else decay

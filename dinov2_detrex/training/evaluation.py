@@ -4,17 +4,24 @@ import contextlib
 import copy
 import logging
 import math
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from omegaconf import open_dict
 from torch import nn
 
 from dinov2_detrex.config.train_options import BestMode
+from dinov2_detrex.data.loader import require_read
+from dinov2_detrex.detector.by_shape import ByShape
+from dinov2_detrex.evaluation.coco import RESULTS_FILE
 from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.files import atomic_write
 from dinov2_detrex.runtime.seeding import EVALUATION, derive_seed, seeded
 from dinov2_detrex.training.parallel import unsharded
 from dinov2_detrex.training.trainer import TrainerHook
@@ -22,10 +29,13 @@ from dinov2_detrex.training.trainer import TrainerHook
 logger = logging.getLogger(__name__)
 
 EMA_PREFIX = "ema"
+BEST_RESULTS_FILE = "coco_instances_results_best.json"  # the detections of model_best.pth, beside it
 
 
 class Validator:
     """Evaluates a model on a config's `dataloader.test` with its `dataloader.evaluator`.
+
+    The results do not depend on the loader's `batch_size`: images of different shapes are never padded to one another.
 
     Args:
         cfg_dataloader: the config section; without `evaluator` there is nothing to evaluate.
@@ -38,6 +48,8 @@ class Validator:
         self._evaluators = {}
         if self.cfg.get("evaluator") is not None:
             self._loader = instantiate(self.cfg.test)  # before the evaluator, which needs the data set registered
+            if self.cfg.test.get("mapper") is None and hasattr(self._loader, "dataset"):
+                require_read(self._loader.dataset, "dataloader.test.mapper")
             self._evaluators[""] = instantiate(self.cfg.evaluator)
             if not isinstance(self._evaluators[""], DatasetEvaluator | list):
                 kind = type(self._evaluators[""]).__name__
@@ -63,7 +75,7 @@ class Validator:
         if prefix not in self._evaluators:
             self._evaluators[prefix] = instantiate(self._evaluator_config(prefix))
         with unsharded(model):  # the processes may have different numbers of images
-            results = inference_on_dataset(model, self._loader, self._evaluators[prefix])
+            results = inference_on_dataset(ByShape(model), self._loader, self._evaluators[prefix])
         if comm.is_main_process() and results:
             logger.info("results%s:", f" of the {prefix} weights" if prefix else "")
             print_csv_format(results)
@@ -78,9 +90,12 @@ class Validator:
         return cfg
 
     def _losses(self, model: nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
-        """Mean training losses over the test images, "total" included; the model draws the same noise every time."""
+        """Mean training losses over the test images, "total" included; the model draws the same noise every time.
+
+        What the model writes into the event storage on the way is not of the training, and is dropped.
+        """
         sums, count = {}, 0
-        with unsharded(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)):
+        with unsharded(model), _loss_mode(model), torch.no_grad(), seeded(derive_seed(EVALUATION)), EventStorage():
             for batch in loader:
                 losses = {name.removeprefix("loss_"): float(value) for name, value in model(batch).items()}
                 for name, value in (losses | {"total": sum(losses.values())}).items():
@@ -89,6 +104,20 @@ class Validator:
         of_all = comm.gather((sums, count))
         total = sum(count for _, count in of_all)
         return {name: sum(sums.get(name, 0.0) for sums, _ in of_all) / total for name in sums} if total else {}
+
+
+def keep_best_results(cfg_evaluator, folder: Path, averaged: bool) -> None:
+    """Copy the detections of the evaluation just done, before the next one writes over them; none where there is none.
+
+    Args:
+        cfg_evaluator: the config section, whose `output_dir` the detections are in.
+        folder: of the run.
+        averaged: those of the averaged weights.
+    """
+    written = Path(cfg_evaluator.get("output_dir") or "", EMA_PREFIX if averaged else "", RESULTS_FILE)
+    if written.is_file():
+        with open(written, "rb") as source, atomic_write(folder / BEST_RESULTS_FILE) as target:
+            shutil.copyfileobj(source, target)
 
 
 def _labelled(cfg_test):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -12,12 +13,15 @@ from dinov2_detrex.training.weights import load_what_fits
 
 logger = logging.getLogger(__name__)
 
+_OF_RCNN = re.compile(r"\b(box_predictor(\.\d+)?\.(cls_score|bbox_pred)|mask_head\.predictor)\.")  # in detectron2
+
 
 def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
     """Start from the weights in `path`, as far as names and shapes agree.
 
     Args:
-        model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class.
+        model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class; those of
+            detectron2's R-CNNs are known.
         path: a file, a model package, an URL, or "" for none.
         classes: gives the names, in order, of the classes that the model is to be trained on. Where the file was
             trained on others, even as many, the class-sized submodules stay as they were built, since their rows
@@ -51,9 +55,14 @@ def naming_the_option() -> Iterator[None]:
 
 
 def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the entries of the state dict that belong to the submodules in `model.class_dependent`."""
+    """Copies of the entries of the state dict that have a row for each class: those of the submodules in
+    `model.class_dependent`, and those of an R-CNN's heads but boxes that all classes share."""
     prefixes = tuple(f"{name}." for name in getattr(model, "class_dependent", ()))
-    return {name: value.clone() for name, value in model.state_dict().items() if name.startswith(prefixes)}
+    return {
+        name: value.clone()
+        for name, value in model.state_dict().items()
+        if name.startswith(prefixes) or _OF_RCNN.search(name) and not ("bbox_pred" in name and len(value) == 4)
+    }
 
 
 def _keep_as_built(model: nn.Module, as_built: dict[str, torch.Tensor], why: str) -> None:

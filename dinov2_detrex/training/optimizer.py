@@ -8,7 +8,9 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from dinov2_detrex.backbone.param_groups import part_of_model
 from dinov2_detrex.config.train_options import ClipGradOptions
+from dinov2_detrex.training.parallel import full_tensor
 
 
 def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -30,9 +32,35 @@ def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer
     return optimizer
 
 
-def gradient_clipping(options: ClipGradOptions) -> Callable[[Iterable[nn.Parameter]], torch.Tensor] | None:
-    """What clips the gradients of parameters in place and returns their norm, a scalar; None where it is off."""
+Clip = Callable[[Iterable[nn.Parameter]], torch.Tensor]
+
+
+def gradient_clipping(options: ClipGradOptions, model: nn.Module | None = None) -> Clip | None:
+    """What clips the gradients of parameters in place and returns their norm, a scalar; None where it is off.
+
+    Args:
+        options: a run's.
+        model: whose parts are clipped each by itself, with `by_part`.
+    """
     if not options.enabled:
         return None
     params = options.params
-    return lambda parameters: nn.utils.clip_grad_norm_(parameters, params.max_norm, norm_type=params.norm_type)
+
+    def clip(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(parameters, params.max_norm, norm_type=params.norm_type)
+
+    if not options.by_part or model is None:
+        return clip
+    names = {id(parameter): name.removeprefix("module.") for name, parameter in model.named_parameters()}  # of DDP
+    part_of = {key: part_of_model(name) for key, name in names.items()}
+    return lambda parameters: _clip_parts(parameters, part_of, clip, params.norm_type)
+
+
+def _clip_parts(
+    parameters: Iterable[nn.Parameter], part_of: dict[int, str], clip: Clip, norm_type: float
+) -> torch.Tensor:
+    """Clip every part by itself; the norm of all before that."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        parts.setdefault(part_of[id(parameter)], []).append(parameter)
+    return torch.linalg.vector_norm(torch.stack([full_tensor(clip(part)) for part in parts.values()]), norm_type)

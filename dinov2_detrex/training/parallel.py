@@ -14,15 +14,12 @@ from detectron2.utils import comm
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dinov2_detrex.config.train_options import DdpOptions, FsdpOptions
 from dinov2_detrex.runtime.errors import UsageError
-
-try:
-    from torch.distributed.tensor import DTensor, distribute_tensor
-except ImportError:  # torch 2.4
-    from torch.distributed._tensor.api import DTensor, distribute_tensor
 
 
 def is_sharded(options: FsdpOptions) -> bool:
@@ -53,10 +50,8 @@ def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module
     Raises:
         UsageError: this torch has no FSDP2, or no container has such a name.
     """
-    try:
-        from torch.distributed.fsdp import fully_shard  # since torch 2.6
-    except ImportError as error:
-        raise UsageError(f"train.fsdp needs torch 2.6 or later, this is {torch.__version__}") from error
+    if not hasattr(FSDPModule, "set_reshard_after_forward"):
+        raise UsageError(f"train.fsdp needs torch 2.8 or later, this is {torch.__version__}")
     mesh = init_device_mesh(device.type, (comm.get_world_size(),))
     members = [member for member in _members(model, names) if any(True for _ in member.parameters())]
     if not members:

@@ -1,12 +1,18 @@
 """Is what a checkpoint holds the state of this config's run? Asked before anything is written to the run's folder."""
 
 import copy
+import logging
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from detectron2.utils import comm
+from omegaconf import DictConfig
 
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _ANEW = "start anew from its weights with train.init_checkpoint=FILE and another train.output_dir"
 
@@ -27,6 +33,47 @@ def check_progress(saved: dict[str, Any], options: TrainOptions) -> None:
         raise UserError(
             "train.model_ema is on, but the checkpoint to resume from holds no ema_state; "
             f"set train.model_ema.enabled=false, or {_ANEW}"
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the images of an iteration depend on, beside the seed: a run continues exactly with the same alone."""
+
+    total_batch_size: int | None
+    accumulate_steps: int
+    processes: int
+
+    @classmethod
+    def of(cls, cfg_loader: DictConfig, options: TrainOptions) -> "Batches":
+        """Those of a config's `dataloader.train`, in this run's processes."""
+        processes, single = comm.get_world_size(), cfg_loader.get("single_gpu_batch_size")
+        total = single * processes if single else cfg_loader.get("total_batch_size")
+        return cls(total, options.accumulate.steps, processes)
+
+
+_KEYS = {
+    "total_batch_size": "dataloader.train.total_batch_size",
+    "accumulate_steps": "train.accumulate.steps",
+    "processes": "processes (--num-gpus x --num-machines)",
+}
+
+
+def compare_batches(saved: dict[str, Any], batches: Batches) -> None:
+    """Warn in one line where the run goes on with other batches than it had; checkpoints of earlier versions say none.
+
+    Args:
+        saved: the checkpoint.
+        batches: of the run that continues it.
+    """
+    before = saved.get("batches") or {}
+    changed = [
+        (_KEYS[name], before[name], now) for name, now in asdict(batches).items() if before.get(name, now) != now
+    ]
+    if changed:
+        logger.warning(
+            "--resume with other batches than before: %s; the run goes on, but not as it would have without a stop",
+            ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed),
         )
 
 

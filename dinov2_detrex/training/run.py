@@ -1,7 +1,8 @@
 """What each process of a run does: build what the config describes, resume, train, evaluate."""
 
+import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,15 +19,22 @@ from dinov2_detrex.data.loader import build_train_loader
 from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
-from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, setup
+from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, run_folder, setup
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
 from dinov2_detrex.training.ema import EMAUpdate, ModelEMA
 from dinov2_detrex.training.errors import TrainingDiverged
-from dinov2_detrex.training.evaluation import EMA_PREFIX, BestTracker, PeriodicEvaluation, Validator
+from dinov2_detrex.training.evaluation import (
+    EMA_PREFIX,
+    BestTracker,
+    PeriodicEvaluation,
+    Validator,
+    keep_best_results,
+)
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import EMULATED, Precision, choose_dtype
+from dinov2_detrex.training.progress_bar import ProgressBar, shows_bar
 from dinov2_detrex.training.trainer import Trainer
 from dinov2_detrex.training.weights import choose_weights, load_all
 
@@ -35,17 +43,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a checkpoint is made of: the bare model, its average if there is one, the trainer, the class names."""
+    """What a checkpoint is made of: the bare model, its average if there is one, the trainer, the class names, and of
+    how many images and processes its batches are."""
 
     model: nn.Module
     ema: ModelEMA | None
     trainer: Trainer
     metadata: dict
+    batches: resuming.Batches
 
     def content(self) -> dict:
         """All that resuming needs; sharded tensors are gathered, so every process must ask."""
         state = {"model": self.weights(), "trainer": self.trainer.state_dict()}
         state |= {"iteration": self.trainer.completed - 1, "metadata": self.metadata}
+        state |= {"batches": asdict(self.batches)}
         return state | ({"ema_state": self.ema.state_dict()} if self.ema else {})
 
     def weights(self, averaged: bool = False) -> dict:
@@ -71,6 +82,16 @@ def run(cfg: DictConfig, config_file: str, resume: bool = False, eval_only: bool
         UserError: for everything that its user can put right.
     """
     options = train_options(cfg)
+    with contextlib.ExitStack() as until_the_end:
+        if comm.is_main_process() and not eval_only:
+            folder = Path(options.output_dir)
+            run_folder.make_folder(folder)
+            until_the_end.enter_context(run_folder.only_run_in(folder))  # before a line is added to its log
+        return _run(cfg, options, config_file, resume, eval_only)
+
+
+def _run(cfg: DictConfig, options: TrainOptions, config_file: str, resume: bool, eval_only: bool) -> int:
+    """`run`, in a folder of its own."""
     setup.set_up_loggers(options.output_dir)
     setup.log_start(config_file)
     setup.set_numerics(options)
@@ -110,12 +131,12 @@ def train(
     saved: dict | None,
 ) -> None:
     """Train from the start, or from what was `saved`."""
+    batches = resuming.Batches.of(cfg.dataloader.train, options)
     if saved:
         resuming.check_progress(saved, options)
+        resuming.compare_batches(saved, batches)
     seed = _agree_on_seed(options.seed, saved)
     cfg = settled(cfg, seed=seed, device=device.type)
-    if comm.is_main_process():
-        logger.info("config written to %s", write_config(cfg, options.output_dir))
     start_iter = saved["iteration"] + 1 if saved else 0
     seed_generators(seed)  # the same initial weights in every process
     model = _build_model(cfg, options, device)
@@ -130,7 +151,7 @@ def train(
     averaging = options.model_ema
     ema = ModelEMA(model, averaging.decay, averaging.device.value) if averaging.enabled else None
     trainer = _build_trainer(cfg, options, wrapped, optimizer, device, seed, start_iter)
-    state = CheckpointState(model, ema, trainer, dataset_metadata(cfg.dataloader.train))
+    state = CheckpointState(model, ema, trainer, dataset_metadata(cfg.dataloader.train), batches)
     trainer.register_hooks(_build_hooks(cfg, options, state, checkpoints, start_iter))
     if saved:
         trainer.load_state_dict(saved["trainer"])
@@ -244,7 +265,7 @@ def _build_trainer(
         loader,
         optimizer,
         precision=precision,
-        clip_gradients=gradient_clipping(options.clip_grad),
+        clip_gradients=gradient_clipping(options.clip_grad, model),
         micro_batches=options.accumulate.steps,
         weight_by=options.accumulate.weight_by,
         seed=seed,
@@ -265,16 +286,28 @@ def _build_hooks(
         multiplier = instantiate(cfg.lr_multiplier)
         if not callable(multiplier):
             raise TypeError(f"a {type(multiplier).__name__} cannot be called with the progress of a run")
+    evaluation = _build_evaluation(cfg, options, state, checkpoints.folder)
+    comm.synchronize()  # what the other processes read of an earlier run is read
+    if main:  # everything is built: from here on the folder is this run's
+        _take_folder(cfg, checkpoints, start_iter)
     return [
         hooks.IterationTimer(),
-        EMAUpdate(state.ema) if state.ema else None,
+        EMAUpdate(state.ema, options.model_ema.warmup) if state.ema else None,
         LearningRate(state.trainer.optimizer, multiplier),
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
-        _build_evaluation(cfg, options, state, checkpoints.folder),
+        evaluation,
         progress.ForgetOldValues(),
+        progress.PeakMemory(options.log_period) if main else None,
         hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,
-        progress.ProgressBar(setup.LOGGERS) if main and progress.shows_bar() else None,
+        ProgressBar(setup.LOGGERS) if main and shows_bar(options.progress_bar) else None,
     ]
+
+
+def _take_folder(cfg: DictConfig, checkpoints: checkpoint.RunCheckpoints, start_iter: int) -> None:
+    """Set an earlier run aside, unless this one continues it, and write the config."""
+    if not start_iter:
+        run_folder.set_aside(checkpoints)
+    logger.info("config written to %s", write_config(cfg, str(checkpoints.folder)))
 
 
 def _build_evaluation(
@@ -288,8 +321,10 @@ def _build_evaluation(
     tracker = BestTracker(metric, best.mode, stopping.patience, stopping.min_delta)
 
     def save_best(iteration: int, results: dict) -> None:
-        weights = state.weights(averaged=metric.startswith(EMA_PREFIX + "/"))
+        averaged = metric.startswith(EMA_PREFIX + "/")
+        weights = state.weights(averaged)
         if comm.is_main_process():
+            keep_best_results(cfg.dataloader.evaluator, folder, averaged)
             content = {"model": weights, "iteration": iteration, "metadata": state.metadata, "results": results}
             checkpoint.write(folder / "model_best.pth", content)
             logger.info("best %s so far: %.4f, saved %s", metric, results[metric], folder / "model_best.pth")

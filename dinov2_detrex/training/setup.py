@@ -9,8 +9,8 @@ from detectron2.utils import comm
 
 from dinov2_detrex.config.train_options import Float32Precision, TrainOptions
 from dinov2_detrex.env import describe
-from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.log_lines import ColorFormatter, send_lines
+from dinov2_detrex.training.run_folder import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +23,7 @@ def set_up_loggers(output_dir: str) -> None:
     Raises:
         UserError: the folder cannot be made or written to.
     """
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"train.output_dir={output_dir} cannot be made: {error.strerror}") from error
+    make_folder(Path(output_dir))
     for name in LOGGERS:
         formatter = ColorFormatter(name, "d2" if name == "detectron2" else name)
         send_lines(logging.getLogger(name), output_dir, comm.get_rank(), formatter)

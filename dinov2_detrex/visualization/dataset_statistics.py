@@ -131,9 +131,9 @@ def describe_statistics(statistics: DatasetStatistics) -> str:
         f"widths {low[1]} to {high[1]} pixels"
     )
     rows = [_row(statistics, name, statistics.classes == index) for index, name in enumerate(statistics.class_names)]
-    rows = [row | {"crowds": count} for row, count in zip(rows, statistics.crowds)]
+    rows = [row | {"crowds": int(count)} for row, count in zip(rows, statistics.crowds)]
     everything = _row(statistics, "all", np.ones(len(statistics.classes), dtype=bool))
-    rows.append(everything | {"crowds": statistics.crowds.sum()})
+    rows.append(everything | {"crowds": int(statistics.crowds.sum())})
     return f"{head}\n{tabulate(rows, headers='keys', floatfmt='.1f', tablefmt='simple')}"
 
 

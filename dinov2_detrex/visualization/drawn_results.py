@@ -7,9 +7,8 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
 
+from dinov2_detrex.evaluation.coco import RESULTS_FILE
 from dinov2_detrex.visualization.sheets import contact_sheet
-
-RESULTS_FILE = "coco_instances_results.json"
 
 
 def draw_results(cfg: DictConfig, path: str | None = None, max_images: int = 12, score_threshold: float = 0.3) -> Path:

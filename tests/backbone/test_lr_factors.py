@@ -164,3 +164,11 @@ def test_description_shows_the_range_of_decayed_rates():
     optimizer = torch.optim.AdamW(get_optimizer_params(model, 1e-4, lr_factor_func=factor), lr=1e-4)
     text = describe_param_groups(model, optimizer)
     assert "6.25e-07 to 1e-05" in text and "6.25e-07 to 0.0001" in text
+
+
+def test_named_parts_outside_of_the_vit_are_slowed_alone():
+    factor = BackboneLrFactor(backbone_factor=0.2, slow=["sampling_offsets", "bbox"])
+    offsets = "transformer.encoder.layers.0.attentions.0.sampling_offsets.weight"
+    assert [factor(name) for name in (offsets, "bbox_embed.0.layers.0.weight", "class_embed.0.weight")] == [0.1, 0.1, 1]
+    assert factor("backbone.net.timm_model.model.blocks.3.attn.qkv.weight") == 0.2
+    assert BackboneLrFactor()(offsets) == 1.0

@@ -18,7 +18,8 @@ GOLDEN = load_npz("patch_14to16.npz")
 
 @pytest.mark.parametrize(("method", "key"), [("pi", "timm_pi_resize16"), ("bicubic", "eva_bicubic16")])
 def test_resampled_kernel_equals_the_golden_one(method, key):
-    assert relative_error(resample_kernel(GOLDEN["kernel14"], (16, 16), method), GOLDEN[key]) < 1e-6
+    """Processors differ in the pseudo-inverse, which timm takes in float32: 2e-6 on one, 1.4e-6 from float64's."""
+    assert relative_error(resample_kernel(GOLDEN["kernel14"], (16, 16), method), GOLDEN[key]) < 1e-5
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from real_recipes import marked
 
 from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.config.arguments import (
@@ -101,7 +102,7 @@ def test_a_number_that_is_none_is_found_wherever_it_stands(key):
         check_arguments(cfg)
 
 
-@pytest.mark.parametrize("recipe", ALL_RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", map(marked, ALL_RECIPES), ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
     if "models" not in recipe.parts:
         load(str(recipe), [])

@@ -22,3 +22,18 @@ def test_a_programs_own_resolver_of_a_bare_name_stays_its_own():
         assert OmegaConf.create({"x": "${d2d.half:8}"}).x == 4
     finally:
         OmegaConf.register_new_resolver("half", RESOLVERS["half"], replace=True)
+
+
+@pytest.mark.parametrize(
+    "depth, count, blocks", [(12, 4, [2, 5, 8, 11]), (24, 4, [5, 11, 17, 23]), (3, 4, [0, 1, 2]), (12, 1, [11])]
+)
+def test_maps_at_even_distances_end_with_the_last_block(depth, count, blocks):
+    backbone = {"in_feature": f"${{d2d.even_maps:${{.net}},{count}}}"}
+    backbone["net"] = {"depth": depth, "out_indices": "${d2d.map_indices:${..in_feature}}"}
+    cfg = OmegaConf.create(backbone)
+    assert cfg.net.out_indices == blocks and cfg.in_feature == [f"p{i}" for i in blocks]
+
+
+def test_maps_of_no_blocks_at_all_cannot_be_chosen():
+    with pytest.raises(ValueError, match="at least one"):
+        RESOLVERS["even_maps"]({"depth": 12}, 0)

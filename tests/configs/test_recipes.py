@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
+from real_recipes import marked
 
 from dinov2_detrex import get_config
 from dinov2_detrex.config import recipes_dir
@@ -17,6 +18,7 @@ ALL = sorted(
     str(p.relative_to(ROOT)) for p in [*(ROOT / "configs").rglob("*.py"), *(ROOT / "projects").rglob("configs/**/*.py")]
 )
 RECIPES = [name for name in ALL if name.startswith("projects/") and "/models/" not in name]
+DINO_RECIPES = [name for name in RECIPES if name.startswith("projects/dino_dinov2/")]
 B_12EP = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
 
 
@@ -39,8 +41,9 @@ def _model_of(name):
 
 def _savable_alone(name):
     """detectron2's own `save` looks up references, and the schedule's lead into the recipe that takes it."""
-    marks = pytest.mark.fallback("detectron2") if name == "configs/common/schedule.py" else ()
-    return pytest.param(name, marks=marks)
+    if name == "configs/common/schedule.py":
+        return pytest.param(name, marks=pytest.mark.fallback("detectron2"))
+    return marked(name)
 
 
 @pytest.mark.parametrize("name", map(_savable_alone, ALL))
@@ -61,7 +64,7 @@ def test_a_config_with_typed_sections_is_plain_yaml_whoever_saves_it(tmp_path):
     assert (again.train.amp.dtype, again.train.device, again.train.max_iter) == ("bfloat16", "cuda:1", 90_000)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", map(marked, RECIPES))
 def test_the_config_that_a_run_saves_is_a_recipe_for_the_same_run(name, tmp_path):
     first = write_config(load(name, []), str(tmp_path / "first"))
     again = load(str(first), [])
@@ -82,7 +85,7 @@ def test_the_saved_config_builds_the_same_model(tmp_path):
     assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", map(marked, RECIPES))
 def test_recipe_resolves_and_its_parts_instantiate(name):
     cfg = _load(name)
     OmegaConf.resolve(cfg.copy())
@@ -93,7 +96,7 @@ def test_recipe_resolves_and_its_parts_instantiate(name):
     assert 0 < multiplier(0.5) <= 1
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", DINO_RECIPES)
 def test_recipe_levels_agree_between_pyramid_neck_and_transformer(name):
     model = _model_of(name)
     shapes = model.backbone.output_shape()

@@ -9,8 +9,10 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from dinov2_detrex.data import DetrDatasetMapper, coco_dataset_dicts
+from dinov2_detrex.data.errors import DatasetError
 
 BOX_XYWH = [12, 6, 20, 16]
 
@@ -226,3 +228,67 @@ def test_a_loader_with_workers_gives_the_same_pictures(sound_coco):
     assert len(with_workers) == len(without) == 2
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(with_workers, without))
     assert all("annotations" in record for record in records)
+
+
+# ------------------------------------------------------------------------------------------------------------ masks
+
+
+def rle(record):
+    """The object of `record` as pycocotools' run-length encoding."""
+    mask = np.zeros((record["height"], record["width"]), dtype=np.uint8)
+    x, y, w, h = BOX_XYWH
+    mask[y : y + h, x : x + w] = 1
+    encoded = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def polygon():
+    x, y, w, h = BOX_XYWH
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def with_masks(record, *masks):
+    record["annotations"] = [record["annotations"][0] | {"segmentation": mask} for mask in masks]
+    return record
+
+
+@pytest.mark.parametrize("augmentations", [[], [T.RandomFlip(1.0)], [resize(80)]], ids=["as it is", "flip", "twice"])
+def test_polygons_and_rle_stay_on_their_objects_side_by_side(record, augmentations):
+    mapper = DetrDatasetMapper(augmentations, None, mask_on=True, mask_format="bitmask")
+    mapped = mapper(with_masks(record, polygon(), rle(record)))
+    white = mapped["image"][0] > 127
+    for mask in mapped["instances"].gt_masks.tensor:
+        assert (mask != white).float().mean() < 0.02 and mask.sum() > 100
+
+
+def test_recomputed_boxes_are_those_of_the_masks(record):
+    x, y, w, h = BOX_XYWH
+    triangle = [[x + 4, y + 4, x + w, y + 4, x + 4, y + h]]  # smaller than its box
+    loose, tight = (
+        DetrDatasetMapper([], None, mask_on=True, recompute_boxes=recompute)(with_masks(record, triangle))
+        for recompute in (False, True)
+    )
+    assert loose["instances"].gt_boxes.tensor.tolist() == [[x, y, x + w, y + h]]
+    assert tight["instances"].gt_boxes.tensor.tolist() == [[x + 4, y + 4, x + w, y + h]]
+
+
+def test_an_object_without_a_mask_names_the_file_and_its_box(record):
+    mapper = DetrDatasetMapper([], None, mask_on=True)
+    with pytest.raises(DatasetError, match=r"box\.png: the object with the box \[12, 6, 20, 16\] has no segmentation"):
+        mapper(record)
+
+
+def test_rle_where_polygons_are_asked_for_names_the_option(record):
+    with pytest.raises(DatasetError, match="mask_format=bitmask"):
+        DetrDatasetMapper([], None, mask_on=True)(with_masks(record, rle(record)))
+
+
+def test_a_crowd_needs_no_mask(record):
+    record["annotations"].append(record["annotations"][0] | {"iscrowd": 1})
+    record["annotations"][0] |= {"segmentation": polygon()}
+    assert len(DetrDatasetMapper([], None, mask_on=True)(record)["instances"]) == 1
+
+
+def test_an_unknown_mask_format_is_refused():
+    with pytest.raises(ValueError, match="mask_format='rle'"):
+        DetrDatasetMapper([], None, mask_on=True, mask_format="rle")

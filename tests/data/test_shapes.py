@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from dinov2_detrex.data import datasets_root, generate_shapes, shapes
+from dinov2_detrex.data import datasets_root, generate_shapes, generated, shapes
+from dinov2_detrex.data.outlines import polygon_area
+from dinov2_detrex.data.painting import coverage
 
 SMALL = dict(num_train=12, num_val=6, image_size=96, seed=3)
 SPLITS = {"train": 12, "val": 6}
@@ -74,8 +76,8 @@ def test_boxes_are_tight_around_the_painted_pixels(name):
 def test_area_is_that_of_the_painted_pixels():
     for name in shapes.OUTLINES_XY:
         corners = shapes._draw_object(np.random.default_rng(1), (200, 200), (name,))["corners"]
-        covered = shapes._coverage(corners, np.array([0, 0, 200, 200])).sum()
-        assert shapes.polygon_area(corners) == pytest.approx(covered, rel=0.06)
+        covered = coverage([corners], np.array([0, 0, 200, 200])).sum()
+        assert polygon_area(corners) == pytest.approx(covered, rel=0.06)
 
 
 def test_no_object_hides_another(small_set):
@@ -106,7 +108,7 @@ def test_other_arguments_make_it_anew(tmp_path):
 
 def test_an_interrupted_generation_is_not_taken_for_complete(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(shapes, "_coco_annotation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(generated, "_coco_annotation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate_shapes(tmp_path / "shapes", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -139,3 +141,12 @@ def test_the_root_follows_detectron2_datasets(monkeypatch, tmp_path):
     assert str(datasets_root()) == "datasets"
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert datasets_root() == tmp_path
+
+
+def test_outlines_lie_in_their_boxes_and_have_the_area_that_is_told(small_set):
+    annotations = json.loads((small_set / "annotations" / "instances_train.json").read_text())["annotations"]
+    for annotation in annotations:
+        (flat,) = annotation["segmentation"]
+        corners, (x, y, w, h) = np.reshape(flat, (-1, 2)), annotation["bbox"]
+        np.testing.assert_allclose([*corners.min(0), *corners.max(0)], [x, y, x + w, y + h], atol=0.02)
+        assert polygon_area(corners) == pytest.approx(annotation["area"], rel=0.01)

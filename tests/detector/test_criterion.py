@@ -43,6 +43,29 @@ def random_case(width=NUM_CLASSES):
     return outputs, targets, {"dn_num": GROUPS, "single_padding": GROUP_SIZE, "output_known_lbs_bboxes": denoised}
 
 
+def plain_quality(kind, p, iou):
+    """(target, weight, factor of the background) of a matched logit, by the papers; alpha 0.25."""
+    return {
+        "ia_bce_loss": (p**0.25 * iou**0.75, 1.0, 1.0),
+        "mal_loss": (iou**2, 1.0, 1.0),
+        "varifocal_loss": (iou, iou, 0.75),
+    }[kind]
+
+
+def plain_quality_loss(logits, classes, ious, kind):
+    """Logit by logit; `ious` says for each query the overlap of its box with its object, `classes` which object."""
+    total = torch.zeros(())
+    for query, class_of_query in enumerate(classes.tolist()):
+        for k, x in enumerate(logits[query]):
+            p = x.detach().sigmoid()
+            target, weight, background = plain_quality(kind, p, ious[query])
+            if k == class_of_query:
+                total = total - weight * (target * F.logsigmoid(x) + (1 - target) * F.logsigmoid(-x))
+            else:
+                total = total - background * x.sigmoid() ** 2 * F.logsigmoid(-x)
+    return total
+
+
 def plain_losses(output, targets, pairs, normaliser, kind="focal_loss"):
     """Losses of one prediction, image by image."""
     total = {"loss_class": 0.0, "loss_bbox": 0.0, "loss_giou": 0.0}
@@ -56,6 +79,10 @@ def plain_losses(output, targets, pairs, normaliser, kind="focal_loss"):
         boxes, gt_boxes = output["pred_boxes"][image][query], wanted["boxes"][target]
         total["loss_bbox"] += F.l1_loss(boxes, gt_boxes, reduction="sum")
         corners = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(gt_boxes)
+        if kind not in ("focal_loss", "ce_loss"):
+            ious = torch.zeros(len(logits))
+            ious[query] = ops.box_iou(*(c.detach() for c in corners)).diagonal()
+            total["loss_class"] += plain_quality_loss(logits, classes[image], ious, kind)
         total["loss_giou"] += ops.generalized_box_iou_loss(*corners, reduction="sum")
     losses = {key: value / normaliser for key, value in total.items()}
     if kind == "ce_loss":
@@ -110,6 +137,29 @@ def test_cross_entropy_losses_equal_a_plain_loop():
     assert criterion.state_dict()["empty_weight"].tolist() == pytest.approx([1.0] * NUM_CLASSES + [0.1])
     losses = criterion(outputs, targets, dn_metas)
     assert_same(losses, plain_total(outputs, targets, dn_metas, matcher, kind="ce_loss"))
+
+
+@pytest.mark.parametrize("kind", ["ia_bce_loss", "mal_loss", "varifocal_loss"])
+def test_losses_whose_class_follows_the_box_equal_a_plain_loop(kind):
+    outputs, targets, dn_metas = random_case()
+    matcher = HungarianMatcher(2, 5, 2)
+    criterion = DINOCriterion(NUM_CLASSES, matcher, weight_dict(), loss_class_type=kind)
+    assert_same(criterion(outputs, targets, dn_metas), plain_total(outputs, targets, dn_metas, matcher, kind=kind))
+
+
+@pytest.mark.parametrize("kind", ["ia_bce_loss", "mal_loss", "varifocal_loss"])
+def test_a_class_target_that_follows_the_box_does_not_pull_at_the_box(kind):
+    outputs, targets, _ = random_case()
+    for key in ("pred_logits", "pred_boxes"):
+        outputs[key].requires_grad_()
+    criterion = DINOCriterion(NUM_CLASSES, HungarianMatcher(), weight_dict(), losses=["class"], loss_class_type=kind)
+    criterion(outputs, targets)["loss_class"].backward()
+    assert outputs["pred_logits"].grad.abs().max() > 0 and outputs["pred_boxes"].grad is None
+
+
+def test_a_softmax_matcher_is_refused_where_the_class_follows_the_box():
+    with pytest.raises(ValueError, match="mal_loss.*ce_cost"):
+        DINOCriterion(2, HungarianMatcher(cost_class_type="ce_cost"), {}, loss_class_type="mal_loss")
 
 
 def test_a_matcher_of_one_prediction_at_a_time_gives_the_same_losses():

@@ -178,10 +178,25 @@ def test_layer_follows_its_six_steps(coordinates, batch_first):
 
 
 def test_wrong_widths_and_references_are_refused():
-    with pytest.raises(ValueError, match="divisible"):
+    with pytest.raises(ValueError, match="multiple of num_heads=8"):
         MultiScaleDeformableAttention(embed_dim=30, num_heads=8)
     with pytest.warns(UserWarning, match="power of two"):
         layer = MultiScaleDeformableAttention(embed_dim=24, num_heads=2, num_levels=1)
     with pytest.raises(ValueError, match="3 coordinates"):
         query = torch.rand(4, 1, 24)
         layer(query, reference_points=torch.rand(1, 4, 1, 3), spatial_shapes=[(2, 2)])
+
+
+@pytest.mark.parametrize("needed", [(True, True, True), (False, True, True), (True, False, False)])
+def test_the_operator_keeps_its_inputs_alone_and_has_the_gradients_of_grid_sample(needed, monkeypatch):
+    monkeypatch.setattr("dinov2_detrex.detector.deformable_attention._images_at_once", lambda attention: 1)
+    inputs = [x.detach().requires_grad_(need) for x, need in zip(random_inputs(torch.float64), needed)]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        output = multi_scale_deformable_attention(inputs[0], SHAPES_HW, *inputs[1:])
+    assert set(kept) == {x.shape for x in inputs}
+    wanted = by_grid_sample(inputs[0], SHAPES_HW, *inputs[1:])
+    torch.testing.assert_close(output, wanted)
+    leaves = [x for x in inputs if x.requires_grad]
+    grads, wanted_grads = (torch.autograd.grad(x.square().sum(), leaves) for x in (output, wanted))
+    torch.testing.assert_close(grads, wanted_grads)

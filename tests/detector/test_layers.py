@@ -101,3 +101,39 @@ def test_attention_warns_where_the_query_position_does_not_fit_the_key():
     with pytest.warns(UserWarning, match="does not fit the key"):
         output = layer(query, key, query_pos=torch.zeros_like(query))
     torch.testing.assert_close(output, query + layer.attn(query, key, key)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 25, 8), (25, 8)])
+def test_a_feed_forward_block_in_pieces_has_the_numbers_of_a_whole_one_and_keeps_no_hidden_values(shape, monkeypatch):
+    ffn, x = FFN(8, 32, output_dim=8).double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    kept = []
+
+    def run():
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            out = ffn(x)
+        return out, *torch.autograd.grad(out.square().sum(), (x, *ffn.parameters()))
+
+    whole = run()
+    assert x.numel() * 4 in kept
+    monkeypatch.setattr("dinov2_detrex.detector.layers.HIDDEN_AT_ONCE", 32 * 7)  # 7 rows, and at last what is left
+    torch.testing.assert_close(run(), whole)
+    assert x.numel() * 4 not in kept and x.numel() in kept
+
+
+def test_dropout_is_drawn_in_large_feed_forward_blocks_too(monkeypatch):
+    monkeypatch.setattr("dinov2_detrex.detector.layers.HIDDEN_AT_ONCE", 1)
+    ffn, x = FFN(8, 32, ffn_drop=0.5), torch.randn(4, 8)
+    assert not torch.equal(ffn(x), ffn(x)) and torch.equal(ffn.eval()(x), ffn(x))
+
+
+def test_a_large_feed_forward_block_follows_autocast(monkeypatch):
+    ffn, x = FFN(8, 32), torch.randn(25, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = ffn(x)
+        monkeypatch.setattr("dinov2_detrex.detector.layers.HIDDEN_AT_ONCE", 32 * 7)
+        pieces = ffn(x)
+    assert pieces.dtype == whole.dtype
+    torch.testing.assert_close(pieces, whole)
+    pieces.sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32 and x.grad.isfinite().all()

@@ -26,17 +26,18 @@ def random_case(num_layers=3, counts=(2, 0, 3), num_queries=5, num_classes=4):
 
 def plain_cost(logit: list[float], box, label: int, target, kind: str) -> float:
     """Cost of one pair, in Python floats; weights 2, 5, 2."""
-    if kind == "ce_cost":
-        class_cost = -math.exp(logit[label]) / sum(math.exp(x) for x in logit)
-    else:
-        p = 1 / (1 + math.exp(-logit[label]))
-        class_cost = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
     corners = [(b[0] - b[2] / 2, b[1] - b[3] / 2, b[0] + b[2] / 2, b[1] + b[3] / 2) for b in (box, target)]
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = corners
     overlap = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
     union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - overlap
     hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
     giou = overlap / union - (hull - union) / hull
+    if kind == "ce_cost":
+        class_cost = -math.exp(logit[label]) / sum(math.exp(x) for x in logit)
+    else:
+        p = 1 / (1 + math.exp(-logit[label]))
+        p = p * math.sqrt((giou + 1) / 2) if kind == "modulated_focal_cost" else p
+        class_cost = 0.25 * (1 - p) ** 2 * -math.log(p + 1e-8) - 0.75 * p**2 * -math.log(1 - p + 1e-8)
     return 2 * class_cost + 5 * sum(abs(x - y) for x, y in zip(box, target)) - 2 * giou
 
 
@@ -53,7 +54,7 @@ def least_cost_pairs(logits, boxes, target, kind):
     return sorted((q, t) for t, q in enumerate(best))
 
 
-@pytest.mark.parametrize("kind", ["focal_loss_cost", "ce_cost"])
+@pytest.mark.parametrize("kind", ["focal_loss_cost", "ce_cost", "modulated_focal_cost"])
 def test_every_layer_gets_the_least_cost_of_all_assignments(kind):
     logits, boxes, targets = random_case()
     matcher = HungarianMatcher(2, 5, 2, cost_class_type=kind)

@@ -191,6 +191,26 @@ def test_sizes_of_six_levels_outgrow_the_image():
     assert invalid.view(6, 4).all(1).tolist() == [False] * 5 + [True]
 
 
+def test_proposals_start_at_the_size_that_the_transformer_was_told_and_double():
+    shapes_hw = [(4, 4), (2, 2), (1, 1)]
+    logits, _ = cell_proposals(cell_centres(shapes_hw, torch.ones(1, 3, 2)), shapes_hw, None, 0.12)
+    sizes = torch.cat([torch.full((16,), 0.12), torch.full((4,), 0.24), torch.full((1,), 0.48)])
+    torch.testing.assert_close(logits.sigmoid()[0, :, 2:], sizes[:, None].expand(21, 2))
+    model = speaking_model(num_queries=10, transformer={"proposal_size": 0.12})
+    model.bbox_embed[-1].layers[-1].weight.data.zero_()
+    model.bbox_embed[-1].layers[-1].bias.data.zero_()
+    with torch.no_grad():
+        found = model.transformer(Levels.from_masks(random_levels(), random_levels(), None)).selected_boxes
+    allowed = torch.tensor([0.12, 0.24, 0.48, 0.96])
+    assert ((found[..., 2:, None] - allowed).abs().amin(-1) < 1e-5).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 0.995])
+def test_a_proposal_that_no_image_holds_is_refused(size):
+    with pytest.raises(ValueError, match=f"proposal_size={size}"):
+        tiny_dino(transformer={"proposal_size": size})
+
+
 def test_without_learnt_queries_the_contents_are_the_selected_memory():
     model = tiny_dino(
         PoolingBackbone(), embed_dim=64, neck={"norm_layer": None}, transformer={"learnt_init_query": False}

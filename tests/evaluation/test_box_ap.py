@@ -1,64 +1,17 @@
 """Box AP is pycocotools', table by table, whichever library computes it."""
 
-import contextlib
 import copy
-import io
 import multiprocessing
 import sys
 
 import numpy as np
 import pytest
+from random_detections import by_pycocotools, random_case
 
 from dinov2_detrex.evaluation import evaluate_boxes
 from dinov2_detrex.evaluation.coco import COCOEvaluator
 
 pytest.importorskip("hotcoco")
-CATEGORIES = [{"id": number, "name": f"class {number}"} for number in (3, 7, 12, 90)]  # the last one never occurs
-
-
-def random_case(seed: int, crowds: float = 0.1, ties: bool = True, per_image: int = 12) -> tuple[dict, list[dict]]:
-    """A truth and detections: images without objects, without detections and without both; objects of all sizes."""
-    rng = np.random.default_rng(seed)
-    images = [{"id": int(number)} for number in rng.permutation(1000)[:25]]
-    annotations, results = [], []
-    for image in images:
-        for _ in range(rng.integers(0, 8)):
-            w, h = np.exp(rng.uniform(1, 5.5, 2)).round(1)
-            x, y = rng.uniform(0, 300, 2).round(1)
-            entry = {"image_id": image["id"], "category_id": int(rng.choice([3, 7, 12])), "bbox": [x, y, w, h]}
-            more = {"id": len(annotations) + 1, "area": w * h * 0.8, "iscrowd": int(rng.random() < crowds)}
-            annotations.append(entry | more)
-            for _ in range(rng.integers(0, 3)):
-                moved = [float(v) for v in (x + rng.normal(0, 0.1 * w), y + rng.normal(0, 0.1 * h), w, h)]
-                results.append(entry | {"bbox": moved, "score": float(rng.random())})
-        for _ in range(rng.integers(0, per_image)):
-            box = [float(v) for v in (*rng.uniform(0, 300, 2), *np.exp(rng.uniform(1, 5.5, 2)))]
-            category = int(rng.choice([3, 7, 12]))
-            results.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": rng.random()})
-    if ties:
-        results = [row | {"score": round(row["score"], 1)} for row in results]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": CATEGORIES}, results
-
-
-def by_pycocotools(truth: dict, results: list[dict], max_dets=(1, 10, 100), img_ids=None):
-    """As its own demo calls it, with its printed lines."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO()
-        ground.dataset = copy.deepcopy(truth)
-        ground.createIndex()
-        evaluation = COCOeval(ground, ground.loadRes(copy.deepcopy(results)), "bbox")
-        evaluation.params.maxDets = list(max_dets)
-        if img_ids is not None:
-            evaluation.params.imgIds = img_ids
-        evaluation.evaluate()
-        evaluation.accumulate()
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        if list(max_dets) == [1, 10, 100]:
-            evaluation.summarize()
-    return evaluation.eval, printed.getvalue().rstrip("\n")
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -39,24 +39,29 @@ def tiny_env(tiny_shapes, monkeypatch):
 
 @pytest.fixture
 def train(tiny_env, tmp_path):
-    """Run the program in this process: train("name", "train.max_iter=3", "--resume") -> (status, output dir)."""
+    """Run the program in this process: train("name", "train.max_iter=3", "--resume") -> (status, output dir).
 
-    def run(name, *arguments):
+    Without a report at its end, unless asked for by report=True.
+    """
+
+    def run(name, *arguments, report=False):
         folder = tmp_path / name
-        return run_command("train", ["--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments]), folder
+        given = ["--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments]
+        return run_command("train", given + ([] if report else ["--no-report"])), folder
 
     return run
 
 
 @pytest.fixture
 def command(tiny_shapes, python, python_env, tmp_path):
-    """Command line and keywords for `subprocess` that run tools/train_net.py on the tiny config."""
+    """Command line and keywords for `subprocess` that run tools/train_net.py on the tiny config, without a report."""
 
-    def make(name, *arguments, launcher=()):
+    def make(name, *arguments, launcher=(), report=False):
         path = os.pathsep.join([str(HERE), python_env["PYTHONPATH"]])
         env = {**python_env, "PYTHONPATH": path, "TINY_SHAPES": str(tiny_shapes)}
         script = [*(launcher or [python]), str(ROOT / "tools" / "train_net.py")]
         folder = tmp_path / name
+        arguments = arguments if report else (*arguments, "--no-report")
         return [*script, "--config-file", str(CONFIG), f"train.output_dir={folder}", *arguments], {"env": env}, folder
 
     return make

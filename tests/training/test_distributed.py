@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.training import checkpoint
@@ -30,6 +31,9 @@ ONE_STEP = (  # of plain gradient descent, so that the change of a weight is its
     "dataloader.train.aspect_ratio_grouping=false",
 )
 SHARDED = ("train.fsdp.enabled=true", "train.fsdp.modules=[conv]")
+needs_fsdp = pytest.mark.skipif(
+    not hasattr(FSDPModule, "set_reshard_after_forward"), reason="train.fsdp needs torch 2.8 or later"
+)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -59,8 +63,12 @@ def initial_weights():
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("train.accumulate.steps=2",), SHARDED, (*SHARDED, "train.accumulate.steps=2")],
-    ids=["DDP", "DDP, accumulated", "FSDP2", "FSDP2, accumulated"],
+    [
+        pytest.param((), id="DDP"),
+        pytest.param(("train.accumulate.steps=2",), id="DDP, accumulated"),
+        pytest.param(SHARDED, id="FSDP2", marks=needs_fsdp),
+        pytest.param((*SHARDED, "train.accumulate.steps=2"), id="FSDP2, accumulated", marks=needs_fsdp),
+    ],
 )
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(train, initial_weights, options):
     status, folder = train("two", "--num-gpus", "2", *ONE_STEP, *options)
@@ -73,7 +81,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(train, ini
     assert metrics(folder) == pytest.approx(metrics(alone), nan_ok=True)  # the evaluation
 
 
-@pytest.mark.parametrize("kind", [(), SHARDED], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("kind", [(), pytest.param(SHARDED, marks=needs_fsdp)], ids=["DDP", "FSDP2"])
 def test_two_processes_resume_to_the_last_bit(train, kind):
     options = ("--num-gpus", "2", "train.max_iter=6", "train.checkpointer.period=3", "train.eval_period=4", *kind)
     _, whole = train("whole", *options)
@@ -85,6 +93,7 @@ def test_two_processes_resume_to_the_last_bit(train, kind):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@needs_fsdp
 def test_a_sharded_run_has_the_checkpoint_of_a_whole_one_and_resumes_as_one(train):
     options = ("--num-gpus", "2", "train.max_iter=4", "train.checkpointer.period=2", "model.norm=false")
     _, sharded = train("sharded", *options, *SHARDED)

@@ -1,12 +1,14 @@
 """The average of the weights: its arithmetic, its layout, and that borrowing it leaves no trace."""
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from dinov2_detrex.training.ema import ModelEMA
+from dinov2_detrex.training.ema import EMAUpdate, ModelEMA, warmed_up
 
 
 class Net(nn.Module):
@@ -110,3 +112,16 @@ def test_half_precision_weights_are_averaged():
         net.weight += 1
     ema.update()
     torch.testing.assert_close(ema.state_dict()["weight"], (before + net.weight.detach()) / 2, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("warmup, decays", [(0, [0.9] * 3), (2, [0.9 * (1 - math.exp(-i / 2)) for i in (1, 2, 3)])])
+def test_the_decay_grows_with_the_iterations_of_the_run(warmup, decays):
+    net, ema, _ = trained(0.9, steps=0)
+    hook, expected = EMAUpdate(ema, warmup), net.head.weight.detach().double()
+    for completed, decay in enumerate(decays, start=1):
+        hook.trainer = SimpleNamespace(completed=completed)
+        net.head.weight.data.add_(1.0)
+        hook.after_step()
+        expected = decay * expected + (1 - decay) * net.head.weight.detach().double()
+    torch.testing.assert_close(ema.state_dict()["head.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    assert warmed_up(0.9, 10**6, warmup) == 0.9

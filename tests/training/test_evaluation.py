@@ -5,9 +5,14 @@ import math
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
+from detectron2.evaluation import DatasetEvaluator
+from omegaconf import OmegaConf
+from tiny_dino import image, tiny_dino
+from tiny_dino import record as as_input
 
 from dinov2_detrex.training import checkpoint
-from dinov2_detrex.training.evaluation import BestTracker, PeriodicEvaluation, flatten
+from dinov2_detrex.training.evaluation import BestTracker, PeriodicEvaluation, Validator, flatten
 from dinov2_detrex.training.trainer import Trainer
 
 
@@ -151,3 +156,35 @@ def test_the_best_value_and_the_patience_survive_a_resume(train):
     _, halves = train("halves", *options, "optimizer.lr=0", "train.max_iter=3")
     train("halves", "--resume", *options, "optimizer.lr=0")
     assert checkpoint.read(halves / "model_final.pth")["iteration"] == stopped_at
+
+
+class Recorder(DatasetEvaluator):
+    """Keeps the scores of every image."""
+
+    def reset(self):
+        self.scores = {}
+
+    def process(self, inputs, outputs):
+        for given, found in zip(inputs, outputs, strict=True):
+            for rank, score in enumerate(found["instances"].scores.tolist()):
+                self.scores[f"{given['file_name']}-{rank}"] = score
+
+    def evaluate(self):
+        return {"bbox": dict(self.scores)}
+
+
+def pictures_of_two_sizes(batch_size):
+    pictures = [as_input(image(64, 64), file_name="small"), as_input(image(128, 192), file_name="large")]
+    return [pictures[i : i + batch_size] for i in range(0, 2, batch_size)]
+
+
+def test_results_do_not_depend_on_the_batch_size_of_the_test_loader():
+    torch.manual_seed(0)
+    model, results = tiny_dino(embed_dim=64, num_heads=4), []
+    for batch_size in (1, 2):
+        section = {"test": L(pictures_of_two_sizes)(batch_size=batch_size), "evaluator": L(Recorder)()}
+        validator = Validator(OmegaConf.create(section, flags={"allow_objects": True}))
+        results.append(validator._evaluate(model)["bbox"])
+    assert {"small-0", "large-0"} < results[0].keys()
+    assert results[0] == pytest.approx(results[1], rel=0, abs=1e-5)
+    assert model.training  # as it was before

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
@@ -41,6 +42,15 @@ def test_gradients_are_clipped_to_the_norm_and_not_at_all_where_it_is_off():
     assert clip is not None and clip([parameter]) == 5
     torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8]))
     assert gradient_clipping(ClipGradOptions()) is None
+
+
+def test_every_part_is_clipped_by_its_own_norm_where_asked():
+    model = torch.nn.ModuleDict({"neck": torch.nn.Linear(2, 1, bias=False), "head": torch.nn.Linear(2, 1, bias=False)})
+    model["neck"].weight.grad, model["head"].weight.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.5]])
+    clip = gradient_clipping(ClipGradOptions(enabled=True, by_part=True, params=ClipGradParams(max_norm=1.0)), model)
+    assert float(clip(model.parameters())) == pytest.approx((25 + 0.25) ** 0.5)
+    torch.testing.assert_close(model["neck"].weight.grad, torch.tensor([[0.6, 0.8]]))
+    torch.testing.assert_close(model["head"].weight.grad, torch.tensor([[0.0, 0.5]]))
 
 
 def test_a_run_sets_nothing_on_its_config(tiny_env, tmp_path):

@@ -60,18 +60,6 @@ def test_tensorboard_holds_the_same_numbers(train):
     assert {"bbox/AP", "ema/bbox/AP", "lr", "time"} <= set(events.Tags()["scalars"])
 
 
-def test_wandb_gets_the_numbers_too_when_it_is_asked_for(train, monkeypatch, tmp_path, capfd):
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        assert train("run", "train.wandb.enabled=true")[0] == 1
-        assert "pip install wandb" in capfd.readouterr().err
-        return
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert train("run", "train.max_iter=2", "train.wandb.enabled=true", f"train.wandb.params.dir={tmp_path}/w")[0] == 0
-    assert list((tmp_path / "w").rglob("run-*.wandb"))
-
-
 class Ticks:
     """What a hook sees of a trainer."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinov2_detrex.training import checkpoint
+from dinov2_detrex.training import checkpoint, resuming
 
 OFTEN = ("train.checkpointer.period=3", "train.log_period=3")
 
@@ -124,6 +124,35 @@ def test_a_killed_run_that_owes_an_evaluation_makes_up_for_it(train, capfd):
     train("run", "--resume", "train.eval_period=6", "train.checkpointer.period=6", "train.max_iter=7")
     evaluated = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert [r["iteration"] for r in evaluated if "bbox/AP" in r][-2:] == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ((), []),
+        (("dataloader.train.total_batch_size=2",), ["dataloader.train.total_batch_size was 4, is 2"]),
+        (
+            ("dataloader.train.total_batch_size=8", "train.accumulate.steps=2"),
+            ["dataloader.train.total_batch_size was 4, is 8", "train.accumulate.steps was 1, is 2"],
+        ),
+    ],
+)
+def test_resuming_with_other_batches_is_one_warning_with_the_keys_that_differ(train, capfd, options, words):
+    train("run", "train.max_iter=2", "train.eval_period=0")
+    capfd.readouterr()
+    assert train("run", "--resume", "train.max_iter=3", "train.eval_period=0", *options)[0] == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if "other batches than before" in line]
+    assert len(lines) == bool(words) and all(word in lines[0] for word in words), lines
+    assert not words or "processes" not in lines[0]
+
+
+def test_another_number_of_processes_is_named_and_a_checkpoint_that_says_none_is_taken(caplog):
+    now = resuming.Batches(total_batch_size=4, accumulate_steps=1, processes=1)
+    resuming.compare_batches({}, now)
+    assert not caplog.messages
+    resuming.compare_batches({"batches": {"total_batch_size": 4, "accumulate_steps": 1, "processes": 2}}, now)
+    (message,) = caplog.messages
+    assert "processes (--num-gpus x --num-machines) was 2, is 1" in message and "batch_size" not in message
 
 
 def _kill_during(process, wait_for, seconds):

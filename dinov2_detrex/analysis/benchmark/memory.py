@@ -40,19 +40,22 @@ def build_detector(settings: dict) -> tuple[torch.nn.Module, list[dict]]:
     return instantiate(config), random_inputs((592, 592), batch=1, channels=3, boxes_per_image=3)
 
 
-def memory_rows(build: Callable[[dict], tuple], variants: dict[str, dict], device: torch.device) -> list[dict]:
+def memory_rows(
+    build: Callable[[dict], tuple], variants: dict[str, dict], device: torch.device, what: str = "backbone"
+) -> list[dict]:
     """Peak memory of one training step for each variant, each in a process of its own.
 
     Args:
         build: variant's settings -> (model, its inputs); must be importable, the model returns a dict of losses.
         variants: name -> settings.
         device: where the model runs.
+        what: differs, the heading of the names.
     """
     context = multiprocessing.get_context("spawn")
     rows = []
     for name, settings in variants.items():
         with context.Pool(1) as pool:
-            rows.append({"backbone": name, **pool.apply(training_step_memory, (build, settings, device))})
+            rows.append({what: name, **pool.apply(training_step_memory, (build, settings, device))})
     most = rows[0]["step, s"]
     return [{**row, "time : first row": row["step, s"] / most} for row in rows]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinov2_detrex.analysis.benchmark import deformable, losses, memory, step, timing, windows
+from dinov2_detrex.analysis.benchmark import deformable, groups, losses, memory, step, timing, windows
 
 CPU = torch.device("cpu")
 
@@ -50,6 +50,13 @@ def test_detector_whose_memory_is_measured_has_the_settings_of_its_variant():
     assert not any(p.requires_grad for p in model.backbone.net.parameters())
     assert model.transformer.level_embeds.requires_grad
     assert record["image"].shape == (3, 592, 592) and len(record["instances"]) == 3
+
+
+def test_detectors_with_groups_and_layers_have_those_of_their_variant():
+    grouped, _ = groups.build_detector(groups.VARIANTS["4 groups of 300 queries"])
+    layered, _ = groups.build_detector(groups.VARIANTS["4 layers in the pyramid"])
+    assert grouped.transformer.group_embed.weight.shape == (1200, 256) and grouped.backbone.fusion is None
+    assert layered.transformer.group_embed is None and len(layered.backbone.fusion.norms) == 4
 
 
 # ---- timing

@@ -55,7 +55,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _convert(picture: Image.Image, mode: str | None) -> Image.Image:
     if mode is None:
         return picture
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I"):  # 16-bit grey, which older Pillows open as "I"
         picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))  # 65535 -> 255
     return picture.convert(mode)
 

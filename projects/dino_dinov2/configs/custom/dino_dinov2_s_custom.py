@@ -18,45 +18,12 @@ classes starts from all of its weights but the class-sized ones.
 Hardware it is meant for: one GPU with 12 GB or more. Not yet trained.
 """
 
-from detectron2.config import LazyCall as L
-
-from dinov2_detrex.data import coco_dataset_dicts, datasets_root
+from dinov2_detrex import get_config
 
 from ..COCO.dino_dinov2_s_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
-data = dict(
-    path=None,  # a folder with parts for training and validation, or a list of such, which say where their images are
-    split=None,  # a fraction of its images to hold out for validation, where it has no part for that
-    split_seed=0,  # another one holds other images out
-    root=str(datasets_root() / "custom"),  # of the files below, where neither they nor `path` are given
-    train=dict(
-        json="${d2d.train_part:${data.path},${data.root}/train.json,${data.split},${data.split_seed}}",
-        images="${d2d.unless:${data.path},${data.root}/train}",
-    ),
-    val=dict(
-        json="${d2d.val_part:${data.path},${data.root}/val.json,${data.split},${data.split_seed}}",
-        images="${d2d.unless:${data.path},${data.root}/val}",
-    ),
-)
-dataloader.train.dataset = L(coco_dataset_dicts)(
-    names="custom_train",
-    json_file="${data.train.json}",
-    image_root="${data.train.images}",
-    filter_empty=False,  # images without objects teach what is background
-    check=True,
-    if_missing="name yours with data.path=FOLDER, or data.train.json=FILE data.train.images=FOLDER",
-    skip_bad_images=False,  # True leaves out images that are missing, unreadable or of another size
-)
-dataloader.test.dataset = L(coco_dataset_dicts)(
-    names="custom_val",
-    json_file="${data.val.json}",
-    image_root="${data.val.images}",
-    filter_empty=False,
-    check=True,
-    if_missing="name yours with data.path=FOLDER, or data.val.json=FILE data.val.images=FOLDER",
-    skip_bad_images="${dataloader.train.dataset.skip_bad_images}",
-    classes_from="${data.train.json}",  # the same classes in the same order
-)
+_own = get_config("common/data/own.py")
+data, dataloader.train.dataset, dataloader.test.dataset = _own.data, _own.train, _own.test
 model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there are data; training needs them
 
 schedule.images_per_epoch = "${d2d.images_in:${data.train.json},1}"

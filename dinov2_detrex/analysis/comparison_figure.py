@@ -1,0 +1,53 @@
+"""How does AP grow in the runs of two recipes, over steps and over minutes? (matplotlib, from the extra `plot`)"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dinov2_detrex.analysis.comparing import RunResult
+from dinov2_detrex.runtime.errors import MissingPackageError
+from dinov2_detrex.runtime.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"a": "tab:blue", "b": "tab:orange"}
+
+
+def draw(results: Mapping[str, Mapping[int, RunResult]], names: Mapping[str, str], path: Path) -> None:
+    """Save the figure: lines are means over the seeds, bands reach from the worst to the best.
+
+    Args:
+        results: {"a": {seed: result}, "b": ...}.
+        names: of the recipes, by side.
+        path: where the figure goes.
+
+    Raises:
+        MissingPackageError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError('the figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    over_steps, over_minutes = figure.subplots(1, 2)
+    for side, runs in results.items():
+        _draw_curve(over_steps, list(runs.values()), 1.0, names[side], COLOURS[side])
+        minutes = float(np.median([run.step_s for run in runs.values()])) / 60
+        _draw_curve(over_minutes, list(runs.values()), minutes, names[side], COLOURS[side])
+    over_steps.set(xlabel="steps", ylabel="AP")
+    over_minutes.set(xlabel="minutes of training", ylabel="AP")
+    over_steps.legend()
+    with atomic_write(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
+
+
+def _draw_curve(panel: "Axes", runs: list[RunResult], unit: float, name: str, colour: str) -> None:
+    """Evaluations that all runs have."""
+    steps = sorted(set.intersection(*({step for step, _ in run.curve} for run in runs)))
+    values = np.array([[dict(run.curve)[step] for step in steps] for run in runs])
+    places = np.array(steps) * unit
+    panel.plot(places, values.mean(axis=0), marker="o", label=name, color=colour)
+    panel.fill_between(places, values.min(axis=0), values.max(axis=0), alpha=0.2, color=colour)
