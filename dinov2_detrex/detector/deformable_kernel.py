@@ -98,15 +98,52 @@ deformable_attention.register_autograd(_gradients, setup_context=_keep)
 
 def by_grid_sample(value: Tensor, shapes_hw: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """The operator as it is usually written; arguments and result as of `multi_scale_deformable_attention`."""
+    levels = zip(_maps(value, shapes_hw), _grids(locations))
+    sampled = torch.stack([F.grid_sample(maps, grid, align_corners=False) for maps, grid in levels], dim=-2)
+    return _heads_joined((sampled * _by_head(weights)).sum((-2, -1)), locations)
+
+
+def _maps(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """(B, S, M, Dh) -> of every level (B * M, Dh, H, W)."""
+    levels = value.split([h * w for h, w in shapes_hw], dim=1)
+    return [cells.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, hw) for hw, cells in zip(shapes_hw, levels)]
+
+
+def _grids(locations: Tensor) -> tuple[Tensor, ...]:
+    """(B, Q, M, L, P, 2) in 0..1 -> of every level (B * M, Q, P, 2) in -1..1."""
+    return (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2).unbind()
+
+
+def _by_head(weights: Tensor) -> Tensor:
+    """(B, Q, M, L, P) -> (B * M, 1, Q, L, P)."""
+    return weights.transpose(1, 2).flatten(0, 1)[:, None]
+
+
+def _heads_joined(out: Tensor, locations: Tensor) -> Tensor:
+    """(B * M, Dh, Q) -> (B, Q, M * Dh)."""
     num_images, num_queries, num_heads = locations.shape[:3]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # L B*M Q P 2
-    sampled = []
-    for hw, cells, grid in zip(shapes_hw, value.split([h * w for h, w in shapes_hw], dim=1), grids):
-        maps = cells.permute(0, 2, 3, 1).reshape(num_images * num_heads, value.shape[-1], *hw)
-        sampled.append(F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    share = weights.transpose(1, 2).reshape(num_images * num_heads, 1, num_queries, -1)
-    out = (torch.cat(sampled, dim=-1) * share).sum(-1)  # B*M Dh Q
-    return out.view(num_images, num_heads * value.shape[-1], num_queries).transpose(1, 2).contiguous()
+    return out.view(num_images, num_heads * out.shape[1], num_queries).transpose(1, 2).contiguous()
+
+
+def _gradients_by_grid_sample(
+    grad: Tensor, value: Tensor, shapes_hw: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `by_grid_sample`, written out: below an operator autograd sees nothing."""
+    num_images, num_queries, num_heads, width = *locations.shape[:3], value.shape[-1]
+    grad = grad.view(num_images, num_queries, num_heads, width).permute(0, 2, 3, 1).flatten(0, 1)  # B*M Dh Q
+    of_maps, of_grids, of_weights = [], [], []
+    for maps, grid, share in zip(_maps(value, shapes_hw), _grids(locations), _by_head(weights).unbind(-2)):
+        sampled = F.grid_sample(maps, grid, align_corners=False)
+        of_weights.append((grad[..., None] * sampled).sum(1))
+        of_map, of_grid = torch.ops.aten.grid_sampler_2d_backward(
+            grad[..., None] * share, maps, grid, 0, 0, False, (True, True)
+        )
+        of_maps.append(of_map.unflatten(0, (num_images, num_heads)).flatten(3).permute(0, 3, 1, 2))
+        of_grids.append(2 * of_grid)
+    grad_value, grad_weights = torch.cat(of_maps, dim=1), torch.stack(of_weights, dim=-2)
+    grad_weights = grad_weights.unflatten(0, (num_images, num_heads)).transpose(1, 2)
+    grad_locations = torch.stack(of_grids, dim=2).unflatten(0, (num_images, num_heads)).transpose(1, 2)
+    return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
 
 
 def _register_for_cpu() -> None:
@@ -118,12 +155,9 @@ def _register_for_cpu() -> None:
     def backward_on_cpu(
         grad: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = [x.detach().float().requires_grad_() for x in (value, locations, weights)]
-        with torch.enable_grad():
-            out = by_grid_sample(inputs[0], _pairs(shapes), *inputs[1:])
-        grads = torch.autograd.grad(out, inputs, grad.float())
-        grad_value, grad_locations, grad_weights = (g.to(x.dtype) for g, x in zip(grads, (value, locations, weights)))
-        return grad_value, grad_locations, grad_weights
+        inputs = grad.float(), value.float(), _pairs(shapes), locations.float(), weights.float()
+        of_value, of_locations, of_weights = _gradients_by_grid_sample(*inputs)
+        return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
 
 
 if os.environ.get("TRITON_INTERPRET") != "1":

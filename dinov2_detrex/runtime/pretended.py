@@ -16,10 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from dinov2_detrex.runtime.backward_walk import lacks_engine, released_by_unpacking, replaced, walk_backward
 
 aten = torch.ops.aten
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -61,11 +63,13 @@ class PretendedDevice(TorchDispatchMode):
     def __enter__(self) -> "PretendedDevice":
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # there is no thread for the device
-            stack.enter_context(_sent_by_an_operator())
+            stack.enter_context(self.fake)  # below this mode; torch looks for it before it looks for a GPU
             stack.enter_context(_AboveOperators())
+            if lacks_engine(self.device.type):
+                stack.enter_context(released_by_unpacking())
             if self.device.type == "cuda":  # autocast asks for the GPU itself
-                stack.enter_context(_replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
-                stack.enter_context(_replaced(torch.cuda, "is_bf16_supported", lambda *of_what: True))
+                stack.enter_context(replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
+                stack.enter_context(replaced(torch.cuda, "is_bf16_supported", lambda *of_what: True))
             super().__enter__()
             self._stack = stack.pop_all()
         return self
@@ -77,15 +81,14 @@ class PretendedDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         fakes = [x for x in tree_leaves((args, kwargs)) if isinstance(x, FakeTensor)]
-        if not fakes and not self._is_ours(kwargs.get("device")):
-            return func(*args, **kwargs)
-        answer = self._made_up(func, args, kwargs)
+        with unset_fake_temporarily():
+            if not fakes and not self._is_ours(kwargs.get("device")):
+                return func(*args, **kwargs)
+            answer = self._made_up(func, args, kwargs)
         if answer is not None:
             return answer
         self._count(func, fakes)
-        args, kwargs = self._selecting_all(func, args, kwargs)
-        with self.fake:
-            return func(*args, **kwargs)
+        return func(*self._selecting_all(func, args), **kwargs)
 
     def _is_ours(self, device: Any) -> bool:
         return device is not None and torch.device(device).type == self.device.type
@@ -106,18 +109,24 @@ class PretendedDevice(TorchDispatchMode):
             return self._send(torch.ones(args[0].shape).nonzero())
         return None
 
-    def _selecting_all(self, func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def _selecting_all(self, func: Any, args: tuple) -> tuple:
         """An index by a mask, for which a device counts what is set, as one that takes everything."""
         if func not in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
-            return args, kwargs
+            return args
         if not any(x is not None and x.dtype is torch.bool for x in args[1]):
-            return args, kwargs
+            return args
         self._note(func)
         indices = []
         for index in args[1]:
             is_mask = index is not None and index.dtype is torch.bool
-            indices += [self._send(x) for x in torch.ones(index.shape).nonzero().unbind(1)] if is_mask else [index]
-        return (args[0], indices, *args[2:]), kwargs
+            indices += self._everywhere(index.shape) if is_mask else [index]
+        return (args[0], indices, *args[2:])
+
+    def _everywhere(self, shape: torch.Size) -> list[Tensor]:
+        """The indices of a mask that is set everywhere."""
+        with unset_fake_temporarily():
+            found = torch.ones(shape).nonzero().unbind(1)
+        return [self._send(index) for index in found]
 
     def _send(self, tensor: Tensor) -> Tensor:
         with self.fake:
@@ -156,18 +165,20 @@ class PretendedDevice(TorchDispatchMode):
 
 
 class _AboveOperators(TorchFunctionMode):
-    """What cannot be pretended operator by operator: arrays of tensors without data, and the choice of an attention.
+    """What cannot be pretended operator by operator: arrays of tensors without data, attention, backward passes.
 
     An array is zeros, which is what a CPU that is pretended shows the host. Attention asks the GPU's properties before
-    it chooses a kernel; without a GPU it is the one that keeps no matrix of all pairs.
+    it chooses a kernel; without a GPU it is the one that keeps no matrix of all pairs. torch's engine asks for streams.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is Tensor.numpy and isinstance(args[0], FakeTensor):
             return np.zeros(args[0].shape, torch.zeros((), dtype=args[0].dtype).numpy().dtype)
-        if func is F.scaled_dot_product_attention and args[0].device.type == "cuda" and not torch.cuda.is_available():
+        if func is F.scaled_dot_product_attention and lacks_engine(args[0].device.type):
             return _efficient_attention(*args, **kwargs)
+        if func is Tensor.backward and lacks_engine(args[0].device.type):
+            return walk_backward(args[0])
         return func(*args, **kwargs)
 
 
@@ -189,28 +200,6 @@ def _efficient_attention(
     keeps = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     attend = aten._scaled_dot_product_efficient_attention
     return attend(query, key, value, bias, keeps, dropout_p, is_causal, scale=scale)[0]
-
-
-@contextlib.contextmanager
-def _sent_by_an_operator() -> Iterator[None]:
-    """`torch.tensor(..., device=...)` makes its tensor on the host and sends it, where the mode sees it."""
-    before = torch._C._only_lift_cpu_tensors()
-    torch._C._set_only_lift_cpu_tensors(True)
-    try:
-        yield
-    finally:
-        torch._C._set_only_lift_cpu_tensors(before)
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute with another value inside."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _asking_line(frames: traceback.StackSummary) -> str:

@@ -17,8 +17,6 @@ CASES = {
     "one of everything": dict(shapes_hw=[(1, 1)], num_images=1, num_queries=1, num_heads=1, width=1, num_points=1),
     "more rows than a block": dict(shapes_hw=[(3, 2)], num_queries=40, num_heads=2, width=8, num_points=1),
     "levels without cells": dict(shapes_hw=[(2, 3), (0, 4), (0, 0), (2, 1)], num_queries=4),
-    "no query": dict(num_queries=0),
-    "no image": dict(num_images=0, num_queries=3),
 }
 
 
@@ -54,6 +52,14 @@ def test_half_precision_is_off_by_the_rounding_of_the_results_alone(dtype, all_h
     for result, wanted in zip(found, exact(inputs, SHAPES_HW)):
         rounding = torch.finfo(result.dtype).eps
         torch.testing.assert_close(result.double(), wanted, rtol=rounding, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", [dict(num_queries=0), dict(num_images=0)], ids=["no query", "no image"])
+def test_nothing_to_attend_with_gives_nothing(case):
+    value, locations, weights = random_inputs(torch.float32, **case)
+    output, *grads = with_gradients(attend, [value, locations, weights], SHAPES_HW)
+    assert output.numel() == 0 and not grads[0].any()
+    assert [x.shape for x in grads] == [value.shape, locations.shape, weights.shape]
 
 
 def test_borders_and_cell_centres_are_the_references():

@@ -26,7 +26,7 @@ def size(text: str) -> tuple[int, int]:
 
 def add_arguments(parser):
     add_common_arguments(parser)
-    add_config_arguments(parser, default=RECIPE)
+    add_config_arguments(parser)
     parser.add_argument("--size", type=size, nargs="+", default=[(128, 128)], metavar="HxW", help="pixels")
     parser.add_argument("--batch", type=AT_LEAST_1, nargs="+", default=[1], metavar="N", help="images at once")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="of autocast; float32 is none")
@@ -49,7 +49,7 @@ def run(args):
     take_config(args)
     earlier = detector.read_run(args.compare) if args.compare else None
     torch.set_num_threads(args.threads)
-    configs = [args.config_file, *([args.against] if args.against else [])]
+    configs = [args.config_file or RECIPE, *([args.against] if args.against else [])]
     compiled = (False, True) if args.compile else (False,)
     cases = [
         detector.Case(hw, batch, dtype, how) for hw in args.size for batch in args.batch for dtype in args.dtype
