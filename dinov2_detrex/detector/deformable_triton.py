@@ -10,6 +10,9 @@ repeats itself exactly.
 With TRITON_INTERPRET=1 in the environment before Triton is imported, all of it runs on the CPU, slowly.
 """
 
+# pyright: reportOperatorIssue=false
+# (Triton's own types make a tuple possible where a kernel has a tensor)
+
 import os
 from collections.abc import Sequence
 from functools import lru_cache

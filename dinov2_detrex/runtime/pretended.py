@@ -8,7 +8,6 @@ import contextlib
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +117,8 @@ class PretendedDevice(TorchDispatchMode):
         self._note(func)
         indices = []
         for index in args[1]:
-            is_mask = index is not None and index.dtype is torch.bool
-            indices += self._everywhere(index.shape) if is_mask else [index]
+            by_mask = index is not None and index.dtype is torch.bool
+            indices += self._everywhere(index.shape) if index is not None and by_mask else [index]
         return (args[0], indices, *args[2:])
 
     def _everywhere(self, shape: torch.Size) -> list[Tensor]:
@@ -148,7 +147,8 @@ class PretendedDevice(TorchDispatchMode):
         """The model with its parameters and buffers on the device, in place; what modules share stays shared."""
         moved: dict[Tensor, Tensor] = {}
         for module in model.modules():
-            for slots in (module._parameters, module._buffers):
+            own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for slots in own:
                 for name, tensor in slots.items():
                     if tensor is not None:
                         slots[name] = moved.setdefault(tensor, self._like(tensor))

@@ -63,7 +63,7 @@ def step_memory(cfg: DictConfig, batch: list[dict], device: torch.device) -> Ste
         pretended.move(model)
         optimizer = build_optimizer(cfg.optimizer, model)
         average = ModelEMA(model, options.model_ema.decay) if _averages_there(options.model_ema) else None
-        tracker.track_external(model, optimizer, *([average._moving] if average else []))
+        tracker.track_external(model, optimizer, *(average.tensors() if average else ()))
         with tracker:
             for _ in range(2):  # the optimizer makes its state in the first step
                 take_step(model, batch, optimizer, precision, clip)

@@ -20,17 +20,17 @@ CASES = {
 }
 
 
-def with_gradients(operator, inputs, shapes_hw):
-    """The output, and the gradients for a fixed gradient of it."""
+def with_gradients(operator, inputs, shapes_hw, grad_dtype=torch.float32):
+    """The output, and the gradients for a fixed gradient of it, rounded to a dtype."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     output = operator(inputs[0], shapes_hw, *inputs[1:])
-    grad = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
-    return output.detach(), *torch.autograd.grad(output, inputs, grad)
+    grad = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
+    return output.detach(), *torch.autograd.grad(output, inputs, grad.to(grad_dtype).to(output.dtype))
 
 
-def exact(inputs, shapes_hw):
+def exact(inputs, shapes_hw, grad_dtype=torch.float32):
     """The same from the reference in float64."""
-    return with_gradients(multi_scale_deformable_attention, [x.double() for x in inputs], shapes_hw)
+    return with_gradients(multi_scale_deformable_attention, [x.double() for x in inputs], shapes_hw, grad_dtype)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -47,9 +47,9 @@ def test_output_and_gradients_are_the_references(case):
 def test_half_precision_is_off_by_the_rounding_of_the_results_alone(dtype, all_half):
     value, locations, weights = random_inputs(torch.float32, num_queries=5)
     inputs = [value.to(dtype), locations.to(dtype) if all_half else locations, weights.to(dtype)]
-    found = with_gradients(attend, inputs, SHAPES_HW)
+    found = with_gradients(attend, inputs, SHAPES_HW, dtype)
     assert [x.dtype for x in found] == [dtype, *(x.dtype for x in inputs)]
-    for result, wanted in zip(found, exact(inputs, SHAPES_HW)):
+    for result, wanted in zip(found, exact(inputs, SHAPES_HW, dtype)):
         rounding = torch.finfo(result.dtype).eps
         torch.testing.assert_close(result.double(), wanted, rtol=rounding, atol=2e-5)
 

@@ -21,7 +21,7 @@ def size(text: str) -> tuple[int, int]:
     sides = tuple(int(side or found[1]) for side in found.groups()) if found else (0, 0)
     if min(sides) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a side or HEIGHTxWIDTH in pixels")
-    return sides
+    return sides[0], sides[-1]
 
 
 def add_arguments(parser):
