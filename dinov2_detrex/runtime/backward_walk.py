@@ -56,6 +56,7 @@ def walk_backward(loss: Tensor) -> None:
             heapq.heappush(queue, (-node._sequence_nr(), next(count), node))
         inputs = received[node]
         inputs += [None] * (number + 1 - len(inputs))
+        grad = None if grad is None else _fitting(grad, node._input_metadata[number])
         before = inputs[number]
         inputs[number] = grad if before is None else before if grad is None else before + grad
 
@@ -63,23 +64,32 @@ def walk_backward(loss: Tensor) -> None:
     with replaced(torch._C, "_current_graph_task_id", lambda: 1):  # recomputing layers ask which pass they are in
         while queue:
             node = heapq.heappop(queue)[-1]
-            grads = _run(node, received.pop(node))
-            for (following, number), grad in zip(node.next_functions, grads):
-                if following is not None:
-                    give(following, number, grad)
-            del grads, node
+            for (following, number), grad in _run(node, received.pop(node)):
+                give(following, number, grad)
+            del node
 
 
-def _run(node: Any, inputs: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """The gradients that a node passes on; what it saved is let go."""
+def _fitting(grad: Tensor, wanted: Any) -> Tensor:
+    """The gradient summed over what was broadcast, and in the dtype of what it is the gradient of."""
+    grad = grad if grad.shape == wanted.shape else grad.sum_to_size(wanted.shape)
+    return grad.to(wanted.dtype)
+
+
+def _run(node: Any, inputs: list[Tensor | None]) -> list[tuple[tuple[Any, int], Tensor | None]]:
+    """The edges along which a node passes on gradients, each with its gradient; what the node saved is let go."""
     inputs += [None] * (len(node._input_metadata) - len(inputs))
     if all(grad is None for grad in inputs):
-        return (None,) * len(node.next_functions)
-    grads = node.apply(*inputs) if hasattr(node, "_forward_cls") else node(*inputs)
+        return [(edge, None) for edge in node.next_functions if edge[0] is not None]
+    in_python = hasattr(node, "_forward_cls")  # then there is a gradient for every argument, also one that is no tensor
+    grads = node.apply(*inputs) if in_python else node(*inputs)
     for saved in _unpacked:
         saved.tensor = None
     _unpacked.clear()
-    return grads if isinstance(grads, tuple) else (grads,)
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    if in_python:
+        grads = [grad for grad, needed in zip(grads, node.needs_input_grad) if needed]
+        return list(zip([edge for edge in node.next_functions if edge[0] is not None], grads))
+    return [(edge, grad) for edge, grad in zip(node.next_functions, grads) if edge[0] is not None]
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ class PretendedDevice(TorchDispatchMode):
 
     Attributes:
         waits: where the host waited for the device, in order.
-        products: how often matrices were multiplied and convolved on the device, by (operator, dtype of its inputs).
+        products: how often matrices were multiplied and convolved on the device, by (operator, dtype of its inputs,
+            line of this project).
     """
 
     def __init__(self, device: str | torch.device = "cuda"):
@@ -57,7 +58,7 @@ class PretendedDevice(TorchDispatchMode):
         self.device = torch.device(device)
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.waits: list[Wait] = []
-        self.products: Counter[tuple[str, torch.dtype]] = Counter()
+        self.products: Counter[tuple[str, torch.dtype, str]] = Counter()
 
     def __enter__(self) -> "PretendedDevice":
         with contextlib.ExitStack() as stack:
@@ -141,7 +142,7 @@ class PretendedDevice(TorchDispatchMode):
     def _count(self, func: Any, fakes: list[FakeTensor]) -> None:
         name = func._schema.name.partition("::")[2]
         if name in PRODUCTS or "attention" in name:
-            self.products[name, fakes[0].dtype] += 1
+            self.products[name, fakes[0].dtype, _asking_line(traceback.extract_stack())] += 1
 
     def move(self, model: nn.Module) -> nn.Module:
         """The model with its parameters and buffers on the device, in place; what modules share stays shared."""
@@ -174,7 +175,7 @@ class _AboveOperators(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is Tensor.numpy and isinstance(args[0], FakeTensor):
-            return np.zeros(args[0].shape, torch.zeros((), dtype=args[0].dtype).numpy().dtype)
+            return np.zeros(args[0].shape, str(args[0].dtype).removeprefix("torch."))
         if func is F.scaled_dot_product_attention and lacks_engine(args[0].device.type):
             return _efficient_attention(*args, **kwargs)
         if func is Tensor.backward and lacks_engine(args[0].device.type):

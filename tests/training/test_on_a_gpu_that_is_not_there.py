@@ -22,8 +22,13 @@ BATCHES = {
 AUTOCASTS = {"eager": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def on(device: PretendedDevice, **options):
-    return device.move(tiny_dino(tiny_backbone(32), embed_dim=32, num_heads=4, **options))
+def on(device: PretendedDevice, dtype=torch.float32, **options):
+    return device.move(tiny_dino(tiny_backbone(32), embed_dim=32, num_heads=4, **options).to(dtype))
+
+
+def in_another_dtype(device, dtype):
+    """Products that were not taken in it."""
+    return {product: count for product, count in device.products.items() if product[1] != dtype}
 
 
 def autocast(dtype):
@@ -64,8 +69,8 @@ def test_products_are_taken_in_the_precision_that_was_asked_for(device, dtype):
     with autocast(dtype):
         losses = model(BATCHES["padded"])
     torch.as_tensor(sum(losses.values())).backward()
-    assert {name for name, _ in device.products} >= {"addmm", "convolution", "deformable_attention"}
-    assert {kind for _, kind in device.products} == {dtype}, device.products
+    assert {name for name, _, _ in device.products} >= {"addmm", "convolution", "deformable_attention"}
+    assert not in_another_dtype(device, dtype)
 
 
 @pytest.mark.parametrize("dtype", AUTOCASTS.values(), ids=AUTOCASTS)
@@ -74,17 +79,18 @@ def test_inference_gives_boxes_on_the_device_and_waits_for_each_image_when_it_is
     with torch.no_grad(), autocast(dtype):
         found = [result["instances"] for result in model(BATCHES["padded"])]
     assert all(x.pred_boxes.tensor.device == x.scores.device == CUDA for x in found)
-    assert {wait.place.partition("(")[2] for wait in device.waits} <= {"to_instances)", "nonempty)", "__getitem__)"}
+    places = [wait.place for wait in device.waits]
+    assert [place for place in places if "postprocess" not in place and "structures" not in place] == [], places
     if dtype is not None:
-        assert {kind for _, kind in device.products} == {dtype}, device.products
+        assert not in_another_dtype(device, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision_multiplies_in_it(device, dtype):
-    model = on(device).eval().to(dtype)
+    model = on(device, dtype).eval()
     with torch.no_grad():
         model(BATCHES["padded"])
-    assert {kind for _, kind in device.products} == {dtype}, device.products
+    assert not in_another_dtype(device, dtype)
 
 
 def test_the_trainer_waits_twice_an_iteration_for_the_assignment_and_for_its_numbers(device):
