@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from dinov2_detrex.runtime.backward_walk import lacks_engine, released_by_unpacking, replaced, walk_backward
 
 aten = torch.ops.aten
+_attention = F.scaled_dot_product_attention
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # and all with "attention"
 
@@ -67,6 +68,7 @@ class PretendedDevice(TorchDispatchMode):
             stack.enter_context(_AboveOperators())
             if lacks_engine(self.device.type):
                 stack.enter_context(released_by_unpacking())
+                stack.enter_context(replaced(F, "scaled_dot_product_attention", _efficient_attention))
             if self.device.type == "cuda":  # autocast asks for the GPU itself
                 stack.enter_context(replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
                 stack.enter_context(replaced(torch.cuda, "is_bf16_supported", lambda *of_what: True))
@@ -166,18 +168,15 @@ class PretendedDevice(TorchDispatchMode):
 
 
 class _AboveOperators(TorchFunctionMode):
-    """What cannot be pretended operator by operator: arrays of tensors without data, attention, backward passes.
+    """What cannot be pretended operator by operator: arrays of tensors without data, and backward passes without a GPU.
 
-    An array is zeros, which is what a CPU that is pretended shows the host. Attention asks the GPU's properties before
-    it chooses a kernel; without a GPU it is the one that keeps no matrix of all pairs. torch's engine asks for streams.
+    An array is zeros, which is what a CPU that is pretended shows the host.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is Tensor.numpy and isinstance(args[0], FakeTensor):
             return np.zeros(args[0].shape, str(args[0].dtype).removeprefix("torch."))
-        if func is F.scaled_dot_product_attention and lacks_engine(args[0].device.type):
-            return _efficient_attention(*args, **kwargs)
         if func is Tensor.backward and lacks_engine(args[0].device.type):
             return walk_backward(args[0])
         return func(*args, **kwargs)
@@ -192,7 +191,12 @@ def _efficient_attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """As `F.scaled_dot_product_attention`, in autocast's dtype where that is on."""
+    """As `F.scaled_dot_product_attention` on a GPU, which keeps no matrix of all pairs; without a GPU torch would.
+
+    In autocast's dtype where that is on.
+    """
+    if not lacks_engine(query.device.type):
+        return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if attn_mask is not None and attn_mask.dtype is torch.bool:
