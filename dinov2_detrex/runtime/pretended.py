@@ -6,9 +6,11 @@ device it gets an answer that was made up, and the place is noted: so a run also
 
 import contextlib
 import os
-import traceback
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -135,16 +137,15 @@ class PretendedDevice(TorchDispatchMode):
             return self.fake.from_tensor(tensor).to(self.device)
 
     def _note(self, func: Any) -> None:
-        frames = traceback.extract_stack()
-        in_list = any(frame.name == "tolist" and frame.filename.endswith("fake_tensor.py") for frame in frames)
-        wait = Wait("tolist" if in_list else func._schema.name.partition("::")[2], _asking_line(frames))
+        in_list = any(frame.f_code.co_name == "tolist" for frame in _frames())
+        wait = Wait("tolist" if in_list else func._schema.name.partition("::")[2], _asking_line())
         if not in_list or wait not in self.waits[-1:]:  # a list is asked for number by number, where it is one transfer
             self.waits.append(wait)
 
     def _count(self, func: Any, fakes: list[FakeTensor]) -> None:
         name = func._schema.name.partition("::")[2]
         if name in PRODUCTS or "attention" in name:
-            self.products[name, fakes[0].dtype, _asking_line(traceback.extract_stack())] += 1
+            self.products[name, fakes[0].dtype, _asking_line()] += 1
 
     def move(self, model: nn.Module) -> nn.Module:
         """The model with its parameters and buffers on the device, in place; what modules share stays shared."""
@@ -207,6 +208,18 @@ def _efficient_attention(
     return attend(query, key, value, bias, keeps, dropout_p, is_causal, scale=scale)[0]
 
 
-def _asking_line(frames: traceback.StackSummary) -> str:
-    own = [frame for frame in frames if frame.filename.startswith(PACKAGE) and frame.filename != __file__]
-    return f"{own[-1].filename}:{own[-1].lineno} ({own[-1].name})" if own else "code of others"
+def _frames() -> Iterator[FrameType]:
+    """The calls that are under way, innermost first."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _asking_line() -> str:
+    """The innermost line of this project, outside of this file."""
+    for frame in _frames():
+        file = frame.f_code.co_filename
+        if file.startswith(PACKAGE) and file != __file__:
+            return f"{file}:{frame.f_lineno} ({frame.f_code.co_name})"
+    return "code of others"
