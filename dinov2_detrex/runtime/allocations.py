@@ -1,4 +1,4 @@
-"""How much memory do tensors take at most while something runs? As torch's own allocators count it, or by their sizes."""
+"""How much memory do tensors take at most while something runs? As torch counts it, or by the sizes of tensors."""
 
 import itertools
 import weakref
