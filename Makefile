@@ -2,6 +2,7 @@
 # Both create .venv and install the project into it first, with the versions of constraints/tested.txt;
 # PYTHON=/path/to/python uses that environment as it is.
 # make test-oldest, make test-newest: run the tests with the oldest and the newest versions that pyproject.toml allows.
+# make docs: build the documentation into docs/_build/html; warnings are errors.
 # make benchmark: measure the tables of benchmarks/RESULTS.md anew, on an idle machine; NAMES="losses step" some of them.
 # make test-shuffled: run the tests in a random order; SEED=n repeats one.   make lint: style and types.
 
@@ -21,7 +22,7 @@ NEWEST_PYTHON ?= 3.13
 quiet := --disable-pip-version-check --quiet
 SEED ?= $(shell date +%s)
 
-.PHONY: quickstart benchmark test test-slow test-shuffled test-oldest test-newest coverage constraints lint lint-types clean
+.PHONY: docs quickstart benchmark test test-slow test-shuffled test-oldest test-newest coverage constraints lint lint-types clean
 
 tiny := projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 in_parallel = $(shell $(python) -c 'import xdist' 2>/dev/null && echo '-n auto')
@@ -69,8 +70,16 @@ lint: $(installed) lint-types
 lint-types: $(installed)
 	$(python) -m basedpyright --level error
 
+# The packages of the extra `docs` come on top of the environment of the tests.
+docs: $(if $(PYTHON),,.venv/.installed-docs)
+	$(python) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+.venv/.installed-docs: .venv/.installed
+	.venv/bin/python -m pip install $(quiet) -c constraints/tested.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-uv build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest .venv-uv build dist docs/_build *.egg-info
 
 # Where a version of constraints/tested.txt is not to be had (another platform, a newer Python), what pip finds has to do.
 .venv/.installed: setup.py pyproject.toml constraints/tested.txt

@@ -16,6 +16,7 @@ LAYERS = [  # bottom first; the members of a layer do not import each other, exc
     {"config", "visualization"},
     {"training"},
     {"analysis", "inference"},
+    {"export"},
     {"cli"},
     {"commands"},
 ]

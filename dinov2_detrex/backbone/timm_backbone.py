@@ -28,7 +28,7 @@ from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
-from dinov2_detrex.runtime.values import refused, require_number, require_share, require_whole
+from dinov2_detrex.runtime.values import refused, require_flag, require_number, require_share, require_whole
 
 logger = logging.getLogger(__name__)
 feature_logger = logging.getLogger("timm backbone")  # detrex's name for it
@@ -104,6 +104,8 @@ class TimmBackbone(Backbone):
         super().__init__()
         _check_numbers({"in_channels": in_channels, "patch_size": patch_size, "drop_path_rate": drop_path_rate})
         _check_numbers({"img_size": img_size, "out_indices": out_indices, **timm_kwargs})
+        require_flag(self, features_only=features_only, norm=norm, return_prefix_tokens=return_prefix_tokens)
+        require_flag(self, use_act_checkpoint=use_act_checkpoint)
         self.in_channels = in_channels
         _check_arguments(model_name, features_only, pretrained, patch_resample, timm_kwargs)
         self.pos_embed_mode = check_mode(pos_embed or ("timm" if timm_kwargs.get("dynamic_img_size") else "hub"))
@@ -120,7 +122,7 @@ class TimmBackbone(Backbone):
         self.timm_model: Any = build_features(model_name, norm, **options)  # of one of timm's extractor classes
         _check_needs_vit(self.vit, model_name, norm=norm, return_prefix_tokens=return_prefix_tokens)
         _check_grid(self.vit, _plain(img_size))
-        self._hub = (
+        self.uses_hub_positions = (
             self.pos_embed_mode == "hub" and "dinov2" in architecture(model_name) and has_hub_positions(self.vit)
         )
         self.weights_report = self._load_weights(model_name, pretrained, checkpoint_path, patch_resample, options)
@@ -155,7 +157,7 @@ class TimmBackbone(Backbone):
             self.timm_model = rebuild_with_weights(self.timm_model, model_name, options, str(checkpoint_path))
             return f"weights from {source}"
         state = read_tensors(checkpoint_path) if checkpoint_path else from_hub(model_name, options)
-        return load_vit(self.vit, state, source, patch_resample, "hub" if self._hub else "timm")
+        return load_vit(self.vit, state, source, patch_resample, "hub" if self.uses_hub_positions else "timm")
 
     def _freeze(self, freeze: bool | int | str) -> None:
         self.frozen = parse_freeze(freeze, self.vit)
@@ -215,7 +217,9 @@ class TimmBackbone(Backbone):
         with gradient_unless(self.frozen.embed):
             patches = embed_patches(vit, x)
         with gradient_unless(self.frozen.blocks > 0):
-            tokens, arguments_of = add_positions(vit, patches, grid_hw, self._hub, frozen=self.frozen.embed)
+            tokens, arguments_of = add_positions(
+                vit, patches, grid_hw, self.uses_hub_positions, frozen=self.frozen.embed
+            )
         wanted, returned = {self._index_of[name] for name in self._out_features}, {}
         for i, block in enumerate(vit.blocks):
             with gradient_unless(i < self.frozen.blocks):
@@ -245,9 +249,9 @@ def _check_numbers(given: dict[str, Any]) -> None:
     Raises:
         UsageError: naming the first one.
     """
-    for name, value in given.items():
-        if value is None and name not in ("in_channels", "embed_dim", "depth", "num_heads"):
-            continue
+    needed = ("in_channels", "embed_dim", "depth", "num_heads")
+    numbers: dict[str, Any] = {name: value for name, value in given.items() if value is not None or name in needed}
+    for name, value in numbers.items():
         if name in ("in_channels", "embed_dim", "depth", "patch_size", "img_size") and not _is_list(value):
             require_whole("TimmBackbone", 1, **{name: value})
         elif name in ("patch_size", "img_size"):
@@ -258,10 +262,10 @@ def _check_numbers(given: dict[str, Any]) -> None:
             require_whole("TimmBackbone", -MOST_BLOCKS, **{f"{name}[{i}]": index for i, index in enumerate(value)})
         elif name.endswith(("drop_rate", "drop_path_rate")):
             require_share("TimmBackbone", **{name: value})
-        elif name in ("mlp_ratio", "init_values") and not isinstance(value, str):
-            require_number("TimmBackbone", 0, **{name: value})
         elif name == "num_heads" and not _is_list(value):
             require_whole("TimmBackbone", 1, **{name: value})
+        elif name in ("mlp_ratio", "init_values") and not isinstance(value, str):
+            require_number("TimmBackbone", 0, **{name: value})
 
 
 def _is_list(value: Any) -> bool:

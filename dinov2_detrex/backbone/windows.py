@@ -32,15 +32,25 @@ class Tiling:
 
     @classmethod
     def of(cls, grid_hw: tuple[int, int], window_size: int) -> "Tiling":
-        """Windows of at most `window_size` cells a side; a side that fits in one window is not padded."""
+        """Windows of at most `window_size` cells a side; a side that fits in one window is not padded.
+
+        In an exported graph of dynamic size, where a side is a symbol, windows have one size and any may be padded.
+        """
         height, width = grid_hw
+        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+            return cls((height, width), (window_size, window_size))
         return cls((height, width), (min(window_size, height), min(window_size, width)))
+
+    @property
+    def padded(self) -> bool:
+        """Whether there may be padding."""
+        return any(isinstance(rows, torch.SymInt) or rows > 0 for rows in self.padding)
 
     @property
     def counts(self) -> tuple[int, int]:
         """Windows down and across."""
         (height, width), (h, w) = self.grid_hw, self.window_hw
-        return math.ceil(height / h), math.ceil(width / w)
+        return -(-height // h), -(-width // w)
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -96,10 +106,10 @@ class WindowedAttention:
 
     def _cut(self, attention: nn.Module, args: Arguments, kwargs: dict[str, Any]) -> tuple[Arguments, dict[str, Any]]:
         tokens, *rest = args
-        prefix, cells = tokens.split([self.num_prefix_tokens, tokens.shape[1] - self.num_prefix_tokens], dim=1)
+        prefix, cells = tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
         windows = self.tiling.cut(cells)  # B n h*w C
         prefix = prefix.unsqueeze(1).expand(-1, windows.shape[1], -1, -1)
-        if any(self.tiling.padding):
+        if self.tiling.padded:
             kwargs = {**kwargs, "attn_mask": self._mask(tokens.shape[0], tokens.device)}
         if kwargs.get("rope") is not None:
             kwargs = {**kwargs, "rope": self._cut_rope(kwargs["rope"], tokens.shape[0])}
@@ -107,7 +117,8 @@ class WindowedAttention:
 
     def _mask(self, batch: int, device: torch.device) -> torch.Tensor:
         """(B*n, 1, 1, P + h*w) bool, True where a token may be attended to."""
-        valid = F.pad(self.tiling.valid_cells(device), (self.num_prefix_tokens, 0), value=True)
+        cells = self.tiling.valid_cells(device)
+        valid = torch.cat([cells.new_ones((cells.shape[0], self.num_prefix_tokens)), cells], dim=1)
         return valid.repeat(batch, 1)[:, None, None]
 
     def _cut_rope(self, rope: torch.Tensor, batch: int) -> torch.Tensor:
@@ -118,7 +129,7 @@ class WindowedAttention:
     def _join(self, attention: nn.Module, args: Arguments, output: torch.Tensor) -> torch.Tensor:
         num_windows = math.prod(self.tiling.counts)
         windows = output.unflatten(0, (-1, num_windows))  # B n P+h*w C
-        prefix, cells = windows.split([self.num_prefix_tokens, windows.shape[2] - self.num_prefix_tokens], dim=2)
+        prefix, cells = windows[:, :, : self.num_prefix_tokens], windows[:, :, self.num_prefix_tokens :]
         share = self.tiling.valid_cells(output.device).sum(dim=1) / math.prod(self.tiling.grid_hw)
         prefix = (prefix * share.to(output.dtype)[:, None, None]).sum(dim=1)
         return torch.cat([prefix, self.tiling.join(cells)], dim=1)

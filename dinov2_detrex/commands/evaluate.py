@@ -1,10 +1,11 @@
-"""Evaluate a run or a model package, on its own test data or others.
+"""Evaluate a run, a model package or an exported file, on its own test data or others.
 
 examples:
   dinov2-detrex evaluate output/mine
   dinov2-detrex evaluate my_detector --data my/folder             # its part val, valid or validation
   dinov2-detrex evaluate my_detector --data 'my/folder#test'
   dinov2-detrex evaluate my_detector --data my/test.json --images my/images
+  dinov2-detrex evaluate my_detector.onnx --data my/folder        # what `export` wrote
 
 The numbers are those of `train --eval-only`, which takes any checkpoint and config.
 """
@@ -27,9 +28,13 @@ def run(args):
     if args.images and not args.data:
         raise UsageError("--images goes with --data")
 
-    from dinov2_detrex.inference.evaluating import evaluation_overrides
+    from dinov2_detrex.inference.evaluating import evaluate_exported, evaluation_overrides
+    from dinov2_detrex.inference.exported import is_exported
     from dinov2_detrex.training.cli import train
 
+    if is_exported(args.config_file):
+        evaluate_exported(args.config_file, args.data, args.images, args.output_dir)
+        return 0
     args.overrides += evaluation_overrides(
         args.config_file, args.overrides, args.output_dir, args.weights, args.data, args.images
     )

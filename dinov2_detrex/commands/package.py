@@ -34,7 +34,8 @@ def run(args):
 
     from dinov2_detrex.config.loading import find_config
     from dinov2_detrex.inference.hub import push_to_hub
-    from dinov2_detrex.inference.packaging import Trained, choose_weights, find_run, make_package, reported_thresholds
+    from dinov2_detrex.inference.packaging import make_package, reported_thresholds
+    from dinov2_detrex.inference.runs import Trained, choose_weights, find_run
 
     source = find_config(args.config_file)
     is_file = Path(args.weights).is_file()

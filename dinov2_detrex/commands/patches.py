@@ -6,7 +6,7 @@ from dinov2_detrex.cli import PIXELS
 def add_arguments(parser):
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures to compare the features on")
     parser.add_argument("--model", default="vit_small_patch14_dinov2.lvd142m", metavar="NAME", help="a ViT of timm")
-    parser.add_argument("--checkpoint-path", default="", metavar="FILE", help="local weights (see the README)")
+    parser.add_argument("--checkpoint-path", default="", metavar="FILE", help="local weights of any layout")
     parser.add_argument("--pretrained", action="store_true", help="timm's weights; neither: random weights")
     parser.add_argument("--patch-size", type=PIXELS, default=16, help="patch to resample to")
     parser.add_argument("--cells", type=PIXELS, default=37, help="cells on the longer side of a picture")

@@ -60,7 +60,7 @@ def _evaluated(args, run_folder, out):
 
     from dinov2_detrex.evaluation.coco import RESULTS_FILE
     from dinov2_detrex.inference.evaluating import evaluation_overrides
-    from dinov2_detrex.inference.packaging import BEST, BEST_FILE, FINAL
+    from dinov2_detrex.inference.runs import BEST, BEST_FILE, FINAL
     from dinov2_detrex.runtime.errors import UserError
     from dinov2_detrex.training.cli import train
 

@@ -72,12 +72,29 @@ def read_packaged(path: str | os.PathLike) -> DictConfig:
         UserError: it cannot be read, or holds something that is no data; names the key.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_DataLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no config of a model package: {' '.join(str(error).split())}") from error
+    return parse_packaged(text, str(path))
+
+
+def parse_packaged(text: str, source: str) -> DictConfig:
+    """A config from YAML that came from anywhere.
+
+    Args:
+        text: YAML of a dict.
+        source: what it comes from, for messages.
+
+    Raises:
+        UserError: it cannot be read, or holds something that is no data; names the key.
+    """
+    try:
+        values = yaml.load(text, Loader=_DataLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is no config of a model package: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no config of a model package: it holds no sections")
-    refuse_code(values, str(path))
+        raise UserError(f"{source} is no config of a model package: it holds no sections")
+    refuse_code(values, source)
     return DictConfig(values, flags={"allow_objects": True})
 
 

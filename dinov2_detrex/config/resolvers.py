@@ -60,6 +60,26 @@ def native_img_size(model_name: str, patch_size: int | None):
     return img_size_of_native_grid(model_name, patch_size)
 
 
+def at_least(number: int, max_objects: int | None) -> int:
+    """`${d2d.at_least:900,${.max_objects}}`: the number, or `model.max_objects` where that is given and larger.
+
+    Raises:
+        ValueError: `max_objects` is no whole number of at least 1.
+    """
+    if max_objects is None:
+        return number
+    if isinstance(max_objects, bool) or not isinstance(max_objects, int) or max_objects < 1:
+        raise ValueError(f"model.max_objects={max_objects!r} must be a whole number of at least 1, or null")
+    return max(number, max_objects)
+
+
+def detections_judged(number: int, *, _root_) -> int | None:
+    """`${d2d.detections_judged:100}`: of an evaluator, whichever model it judges: `at_least` of the config's
+    `model.max_objects`; None, its own default, where that is not given."""
+    max_objects = OmegaConf.select(_root_, "model.max_objects")
+    return None if max_objects is None else at_least(number, max_objects)
+
+
 def num_blocks(net) -> int:
     """`${d2d.num_blocks:${model.backbone.net}}`: the depth of that ViT: 12, unless `net.depth` says otherwise or timm's
     model of `net.model_name` is deeper.
@@ -175,6 +195,8 @@ RESOLVERS = {
     "num_blocks": num_blocks,
     "even_maps": even_maps,
     "map_indices": map_indices,
+    "at_least": at_least,
+    "detections_judged": detections_judged,
     "share": share,
     "warmup_share": warmup_share,
     "count": len,

@@ -16,11 +16,16 @@ from dinov2_detrex.runtime.files import write_text
 def write_config(cfg: DictConfig, output_dir: str) -> Path:
     """Write the config as this run uses it, overrides applied and references resolved, to `config.yaml`."""
     path = Path(output_dir) / "config.yaml"
+    save_config(settled(cfg), path)
+    return path
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write a config as it is, the same text whichever engine writes it."""
     with tempfile.TemporaryDirectory() as elsewhere:  # a full disk must not leave half a config
-        LazyConfig.save(settled(cfg), f"{elsewhere}/config.yaml")
+        LazyConfig.save(cfg, f"{elsewhere}/config.yaml")
         text = Path(elsewhere, "config.yaml").read_text(encoding="utf-8")
     write_text(path, without_anchors(text))
-    return path
 
 
 def without_anchors(text: str) -> str:

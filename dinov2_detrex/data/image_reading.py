@@ -82,6 +82,15 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image as 8 bit, turned as its EXIF orientation says; the mode is left as it is.
+
+    Raises:
+        ValueError: its values have no defined range.
+    """
+    return _to_eight_bit(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
+
+
 def open_upright(file_name: str | os.PathLike) -> Image.Image:
     """Open and decode a file as an 8-bit image, turned as its EXIF orientation says; the mode is left as it is.
 
@@ -92,7 +101,7 @@ def open_upright(file_name: str | os.PathLike) -> Image.Image:
     try:
         with opened(file_name) as image:
             image.load()
-            return _to_eight_bit(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
+            return upright(image)
     except (FileNotFoundError, UserError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
@@ -111,9 +120,14 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
         ValueError: unknown image_format.
         FileNotFoundError, UnreadableImage: see `open_upright`.
     """
+    return pixels_of(open_upright(file_name), image_format)
+
+
+def pixels_of(image: Image.Image, image_format: str = "RGB") -> np.ndarray:
+    """An 8-bit image as `read_image` gives it: uint8 (H, W, C); ValueError for an unknown format."""
     if image_format not in ("RGB", "BGR", "L"):
         raise ValueError(f"image_format={image_format!r}: expected 'RGB', 'BGR' or 'L'")
-    pixels = np.array(open_upright(file_name).convert("L" if image_format == "L" else "RGB"))
+    pixels = np.array(image.convert("L" if image_format == "L" else "RGB"))
     if image_format == "L":
         return pixels[:, :, None]
     return np.ascontiguousarray(pixels[:, :, ::-1]) if image_format == "BGR" else pixels

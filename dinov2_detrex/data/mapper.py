@@ -117,6 +117,16 @@ class DetrDatasetMapper:
         record["annotations"] = _annotations_of(picture)
         return self._model_input(record, picture.pixels[:, :, ::-1] if self.img_format == "BGR" else picture.pixels)
 
+    def map_pixels(self, dataset_dict: dict, pixels: np.ndarray) -> dict:
+        """What the mapper makes of a picture that has been read.
+
+        Args:
+            dataset_dict: the record, which is changed and returned; "file_name" is for messages.
+            pixels: uint8 (H, W, C), upright, in the channel order `img_format`.
+        """
+        _check_size(dataset_dict, pixels)
+        return self._model_input(dataset_dict, pixels)
+
     def _model_input(self, dataset_dict: dict, pixels: np.ndarray) -> dict:
         """The record, which is changed, as model input, from its picture (H, W, C)."""
         augmented = T.AugInput(pixels)

@@ -19,7 +19,7 @@ from dinov2_detrex.detector.matcher import Matches, match_predictions
 from dinov2_detrex.detector.outputs import DenoisingMeta, OneToManyMeta, Outputs, Prediction, decoder_layers
 from dinov2_detrex.detector.quality import RULES
 from dinov2_detrex.detector.targets import Target, Targets, pad_targets
-from dinov2_detrex.runtime.values import require_number, require_share, require_whole
+from dinov2_detrex.runtime.values import require_flag, require_number, require_share, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,7 @@ class DINOCriterion(nn.Module):
         require_whole(self, 1, num_classes=num_classes)
         require_number(self, 0, gamma=gamma, **weight_dict)
         require_share(self, alpha=alpha)
+        require_flag(self, two_stage_binary_cls=two_stage_binary_cls)
         self.num_classes = num_classes
         self.matcher = matcher
         self.weight_dict = {key: float(weight) for key, weight in weight_dict.items()}

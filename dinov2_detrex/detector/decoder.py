@@ -10,7 +10,7 @@ from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAtte
 from dinov2_detrex.detector.encoder import run_layer
 from dinov2_detrex.detector.layers import FFN, MLP, MultiheadAttention, at_least_float32, inverse_sigmoid
 from dinov2_detrex.detector.position import get_sine_pos_embed
-from dinov2_detrex.runtime.values import MOST_LAYERS, refused, require_heads, require_whole
+from dinov2_detrex.runtime.values import MOST_LAYERS, refused, require_flag, require_heads, require_whole
 
 
 class DecoderLayer(nn.Module):
@@ -105,6 +105,8 @@ class DINOTransformerDecoder(nn.Module):
         require_whole(self, 1, MOST_LAYERS, num_layers=num_layers)
         require_whole(self, 1, feedforward_dim=feedforward_dim, num_points=num_points)
         require_whole(self, 1, num_feature_levels=num_feature_levels)
+        require_flag(self, return_intermediate=return_intermediate, look_forward_twice=look_forward_twice)
+        require_flag(self, use_checkpoint=use_checkpoint)
         self.embed_dim, self.num_feature_levels = embed_dim, num_feature_levels
         self.num_layers = num_layers
         self.return_intermediate = return_intermediate

@@ -214,7 +214,7 @@ class _RecomputedSum(torch.autograd.Function):
         ctx.save_for_backward(value, locations, attention)
         ctx.shapes_hw = shapes_hw
         groups = zip(*(tensor.split(_images_at_once(attention)) for tensor in (value, locations, attention)))
-        return torch.cat([_sampled_sum(*group, shapes_hw) for group in groups])
+        return torch.cat([_sampled_sum(v, xy, w, shapes_hw) for v, xy, w in groups])
 
     @staticmethod
     @once_differentiable
@@ -234,19 +234,20 @@ def _gradients(
     inputs: Sequence[Tensor], grad: Tensor, needs: Sequence[bool], shapes_hw: Sequence[tuple[int, int]]
 ) -> list[Tensor | None]:
     """The gradients of `_sampled_sum`'s inputs (value, locations, attention); None where it is not needed."""
-    inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needs)]
+    value, locations, attention = (tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needs))
     with torch.enable_grad():
-        table, rows, weights = _table_and_rows(*inputs, shapes_hw)
+        table, rows, weights = _table_and_rows(value, locations, attention, shapes_hw)
     wanted = table.requires_grad, weights.requires_grad
     grads = sparse_gradients(table.detach(), rows, weights.detach(), grad.reshape(len(rows), -1), wanted)
+    leaves = (value, locations, attention)
     found = iter(
         torch.autograd.grad(
             [output for output, want in zip((table, weights), wanted) if want],
-            [tensor for tensor in inputs if tensor.requires_grad],
+            [tensor for tensor in leaves if tensor.requires_grad],
             [grad for grad in grads if grad is not None],
         )
     )
-    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+    return [next(found) if tensor.requires_grad else None for tensor in leaves]
 
 
 def bordered(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:

@@ -37,7 +37,15 @@ from dinov2_detrex.detector.pictures import training_image
 from dinov2_detrex.detector.postprocess import best_detections, to_instances
 from dinov2_detrex.detector.targets import Targets, targets_of
 from dinov2_detrex.detector.transformer import DINOTransformer, TransformerOutput
-from dinov2_detrex.runtime.values import refused, require_equal, require_number, require_numbers, require_whole
+from dinov2_detrex.detector.trial import check_position_embedding, try_neck
+from dinov2_detrex.runtime.values import (
+    refused,
+    require_equal,
+    require_flag,
+    require_number,
+    require_numbers,
+    require_whole,
+)
 
 Record = dict[str, Any]  # what the detector is given of an image, or tells of it
 
@@ -65,10 +73,12 @@ class DINO(nn.Module):
         input_format: channel order of the input, "RGB" or "BGR"; only pictures for people depend on it.
         vis_period: put an image with ground truth and predictions into the event storage every so many iterations.
         square_pad: pad to the backbone's `padding_constraints["square_size"]` where all images fit into it.
+        max_objects: so many objects of an image can be found; None leaves that to the two numbers that limit it.
 
     Raises:
         UsageError: a number is out of its range, or the parts do not go together; a ValueError.
-        ValueError: the transformer has groups of training queries and the criterion takes none.
+        ValueError: the transformer has groups of training queries and the criterion takes none; or `num_queries` or
+            `select_box_nums_for_evaluation` is below `max_objects`.
     """
 
     pixel_mean: Tensor
@@ -96,6 +106,7 @@ class DINO(nn.Module):
         input_format: str = "RGB",
         vis_period: int = 0,
         square_pad: bool = False,
+        max_objects: int | None = None,
     ):
         super().__init__()
         require_whole(self, 1, embed_dim=embed_dim, num_classes=num_classes, num_queries=num_queries)
@@ -105,14 +116,22 @@ class DINO(nn.Module):
         require_number(self, 0, box_noise_scale=box_noise_scale)
         require_numbers(self, pixel_mean=pixel_mean)
         require_numbers(self, 0, open_low=True, pixel_std=pixel_std)
+        require_flag(self, aux_loss=aux_loss, square_pad=square_pad)
         if input_format not in ("RGB", "BGR"):
             raise refused(self, "input_format", input_format, "'RGB' or 'BGR'")
         self._check_parts(backbone, neck, transformer, criterion, embed_dim, num_classes, num_queries)
         self._check_channels(backbone, pixel_mean, pixel_std)
+        self._check_maps(try_neck(backbone, neck), neck, transformer)
+        check_position_embedding(position_embedding, embed_dim)
         self.one_to_many_groups = getattr(transformer, "one_to_many_groups", 0)
         if self.one_to_many_groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
             raise ValueError(
                 f"one_to_many_groups={self.one_to_many_groups}: {type(criterion).__name__} has no losses for them"
+            )
+        if max_objects is not None and min(num_queries, select_box_nums_for_evaluation) < max_objects:
+            raise ValueError(
+                f"num_queries ({num_queries}) and select_box_nums_for_evaluation ({select_box_nums_for_evaluation}) "
+                f"must both be at least max_objects ({max_objects})"
             )
         self.backbone = backbone
         self.position_embedding = position_embedding
@@ -160,6 +179,14 @@ class DINO(nn.Module):
         unknown = [name for name in wanted if name not in known]
         if unknown:
             raise refused(neck, "in_features", list(wanted), f"among the backbone's maps, {', '.join(sorted(known))}")
+
+    @staticmethod
+    def _check_maps(features: Sequence[Tensor], neck: nn.Module, transformer: DINOTransformer) -> None:
+        """Refuse a neck that gives another number of levels, or of channels, than the transformer takes."""
+        levels, channels = transformer.num_feature_levels, transformer.embed_dim
+        if features and (len(features) != levels or any(x.shape[1] != channels for x in features)):
+            found = f"{len(features)} levels of {features[0].shape[1]} channels"
+            raise refused(neck, "output", found, f"{levels} levels of {channels} channels")
 
     def _check_channels(self, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Mean and deviation are one for each channel; one for all channels is as good."""
@@ -270,24 +297,12 @@ class DINO(nn.Module):
             ValueError: in training, the images have fewer cells than queries.
         """
         features = self.neck(self.backbone(images))
-        self.check_levels(features)
         canvas_hw = (images.shape[-2], images.shape[-1])
         self.check_cells(features, canvas_hw)
         found = self.transformer(self.levels(features, canvas_hw, image_sizes), denoising)
         if self.training:  # the embedding takes part in every step, also in one without objects
             found = replace(found, states=found.states + 0.0 * self.label_enc.weight[0, 0])
         return self.heads(found)
-
-    def check_levels(self, features: Sequence[Tensor]) -> None:
-        """The neck gives what the transformer was built for.
-
-        Raises:
-            UsageError: it gives another number of levels, or of channels.
-        """
-        levels = self.transformer.num_feature_levels
-        if len(features) != levels or features[0].shape[1] != self.transformer.embed_dim:
-            found = f"{len(features)} levels of {features[0].shape[1]} channels"
-            raise refused(self.neck, "output", found, f"{levels} levels of {self.transformer.embed_dim} channels")
 
     def check_cells(self, features: list[Tensor], canvas_hw: tuple[int, int]) -> None:
         """In training every query needs a cell to be selected from.
@@ -336,7 +351,8 @@ class DINO(nn.Module):
             logits = class_head(state)
             if found.query_padding_mask is not None:
                 no_class = found.query_padding_mask[..., None].expand(-1, -1, self.num_classes)
-                logits = logits.masked_fill(F.pad(no_class, (0, int(self.softmax_classes))), -torch.inf)
+                no_class = F.pad(no_class, (0, 1)) if self.softmax_classes else no_class
+                logits = logits.masked_fill(no_class, -torch.inf)
             layers.append({"pred_logits": logits, "pred_boxes": refine(box_head(state), boxes)})
         selected = self.class_embed[-1](found.selected_memory)
         return {

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
 from dinov2_detrex.detector.layers import FFN
-from dinov2_detrex.runtime.values import MOST_LAYERS, require_heads, require_whole
+from dinov2_detrex.runtime.values import MOST_LAYERS, require_flag, require_heads, require_whole
 
 
 class EncoderLayer(nn.Module):
@@ -82,6 +82,7 @@ class DINOTransformerEncoder(nn.Module):
         require_whole(self, 0, MOST_LAYERS, num_layers=num_layers)
         require_whole(self, 1, feedforward_dim=feedforward_dim, num_points=num_points)
         require_whole(self, 1, num_feature_levels=num_feature_levels)
+        require_flag(self, post_norm=post_norm, use_checkpoint=use_checkpoint)
         self.embed_dim, self.num_feature_levels = embed_dim, num_feature_levels
         self.use_checkpoint = use_checkpoint
         self.layers = nn.ModuleList(

@@ -91,28 +91,28 @@ class FFN(nn.Module):
         """Whether recomputing pays: two linear layers with ReLU, no dropout at work, and many hidden values."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return False
-        plain = len(self.layers) == 3 and isinstance(self.layers[0][1], nn.ReLU) and self.layers[1].bias is not None
-        dropped = self.training and (self.layers[0][2].p > 0 or self.layers[2].p > 0)
+        if len(self.layers) != 3:
+            return False
+        first, _ = self._two_linear()
+        plain = isinstance(self.layers.get_submodule("0.1"), nn.ReLU) and first.bias is not None
+        dropped = self.training and any(m.p > 0 for m in self.layers.modules() if isinstance(m, nn.Dropout))
         hidden_values = x.numel() // self.embed_dim * self.feedforward_dim
         return plain and not dropped and torch.is_grad_enabled() and hidden_values > HIDDEN_AT_ONCE
 
-    def _two_linear(self) -> tuple[Tensor, ...]:
-        """Weights and biases of both linear layers."""
-        first, last = self.layers[0][0], self.layers[1]
-        return first.weight, first.bias, last.weight, last.bias
+    def _two_linear(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers.modules() if isinstance(layer, nn.Linear)]
 
 
 HIDDEN_AT_ONCE = 2**22  # hidden values of a feed-forward block that fit the caches
 
 
-def _feed_forward(x: Tensor, *parameters: Tensor) -> Tensor:
+def _feed_forward(x: Tensor, first: nn.Linear, last: nn.Linear) -> Tensor:
     """`_RecomputedFeedForward` on (..., D) -> (..., D_out), in the dtype of autocast where that is on."""
-    tensors = x, *parameters
+    tensors = [x.flatten(0, -2), first.weight, first.bias, last.weight, last.bias]
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        tensors = tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
-    x, *parameters = tensors
-    return _RecomputedFeedForward.apply(x.flatten(0, -2), *parameters).unflatten(0, x.shape[:-1])
+        tensors = [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+    return _RecomputedFeedForward.apply(*tensors).unflatten(0, x.shape[:-1])
 
 
 class _RecomputedFeedForward(torch.autograd.Function):

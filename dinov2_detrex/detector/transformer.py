@@ -24,7 +24,7 @@ from dinov2_detrex.detector.two_stage import (
     cell_proposals,
     gather_tokens,
 )
-from dinov2_detrex.runtime.values import require_equal, require_number, require_whole
+from dinov2_detrex.runtime.values import require_equal, require_flag, require_number, require_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,7 @@ class DINOTransformer(nn.Module):
         if not MARGIN < proposal_size < 1 - MARGIN:
             raise ValueError(f"proposal_size={proposal_size} must lie between {MARGIN} and {1 - MARGIN} of the image")
         check_groups(one_to_many_groups, group_size, two_stage_num_proposals, learnt_init_query)
+        require_flag(self, learnt_init_query=learnt_init_query)
         parts = {"encoder": encoder, "decoder": decoder}  # perhaps classes of the user's own, which say less
         widths = {name: getattr(part, "embed_dim", None) for name, part in parts.items()}
         levels = {name: getattr(part, "num_feature_levels", None) for name, part in parts.items()}
@@ -168,9 +169,8 @@ class DINOTransformer(nn.Module):
         if self.training and self.group_embed is not None:
             self_attn_mask = self.group_mask(contents.shape[1], self_attn_mask)
         query_padding_mask = selected.padding_mask
-        if query_padding_mask is not None:
-            num_leading = contents.shape[1] - query_padding_mask.shape[1]
-            query_padding_mask = nn.functional.pad(query_padding_mask, (num_leading, 0))
+        if query_padding_mask is not None and leading is not None:
+            query_padding_mask = nn.functional.pad(query_padding_mask, (leading.contents.shape[1], 0))
         states, refined_boxes = self.decoder(
             contents,
             boxes,
@@ -248,7 +248,7 @@ class DINOTransformer(nn.Module):
         """Contents (B, Q, D) and initial boxes (B, Q, 4) of all queries: leading, selected, in training the groups'."""
         contents, boxes = selected.memory.detach(), selected.boxes.detach()
         if self.tgt_embed is not None:
-            contents = self.tgt_embed.weight[: contents.shape[1]].expand(len(contents), -1, -1)
+            contents = self.tgt_embed.weight[: contents.shape[1]].expand(contents.shape[0], -1, -1)
         if self.training and self.group_embed is not None:
             group_size = len(self.group_embed.weight) // self.one_to_many_groups
             contents = torch.cat((contents, self.group_embed.weight.expand(len(contents), -1, -1)), dim=1)

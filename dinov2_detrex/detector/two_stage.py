@@ -63,4 +63,4 @@ def best_cells(scores: Tensor, memory_padding_mask: Tensor | None, count: int) -
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """(B or 1, S, C) at (B, K) -> (B, K, C)."""
-    return x.expand(len(index), -1, -1).gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    return x.expand(index.shape[0], -1, -1).gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -69,8 +69,9 @@ class _SparseSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = ctx.saved_tensors
         need_table, _, need_weights = ctx.needs_input_grad
-        grad_table, grad_weights = sparse_gradients(*ctx.saved_tensors, grad, (need_table, need_weights))
+        grad_table, grad_weights = sparse_gradients(table, rows, weights, grad, (need_table, need_weights))
         return grad_table, None, grad_weights
 
 

@@ -16,6 +16,7 @@ predictor = Predictor.from_pretrained("{name}")  # this folder, or its id on the
 predictor("photo.jpg", score_threshold={threshold})
 ```
 
+    dinov2-detrex predict {name} photo.jpg
     dinov2-detrex evaluate {name} --data my/data
     dinov2-detrex demo {name}
     dinov2-detrex train RECIPE train.init_checkpoint={name}

@@ -1,17 +1,25 @@
 """What changes in a run's config, or a package's, make `--eval-only` evaluate it as it lies there, on any data?"""
 
 from pathlib import Path
+from typing import Any
 
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.config.overrides import known_keys
+from dinov2_detrex.data import coco_dataset_dicts
 from dinov2_detrex.data.folders import VALIDATION
 from dinov2_detrex.data.parts import part_of
 from dinov2_detrex.data.source import class_names_by_id, is_there, split_path
-from dinov2_detrex.inference.packaging import AVERAGED, choose_weights, find_run
-from dinov2_detrex.inference.predictor import classes_of_checkpoint
+from dinov2_detrex.evaluation import COCOEvaluator
+from dinov2_detrex.inference.classes import classes_of_checkpoint
+from dinov2_detrex.inference.exported import open_exported
+from dinov2_detrex.inference.runs import AVERAGED, choose_weights, find_run
 from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.runtime.packages import is_package, read_checkpoint
 
@@ -43,6 +51,48 @@ def evaluation_overrides(
     path = _with_part(data)
     _require_classes(path, checkpoint, cfg)
     return found + _data_overrides(cfg, path, images)
+
+
+def evaluate_exported(path: str, data: str | None, images: str | None, output_dir: str) -> dict[str, Any]:
+    """Evaluate an exported file; the results as COCO's evaluator gives them.
+
+    Args:
+        path: of the file.
+        data, images: see `evaluation_overrides`.
+        output_dir: where the evaluation writes.
+
+    Raises:
+        UserError: there are no such data, or they have other classes than the file.
+    """
+    if data is None:
+        raise UsageError(f"{path} does not know its data; name them with --data PATH")
+    setup_logger(output_dir)
+    exported = open_exported(path)
+    return average_precision(exported.model, exported.mapper, exported.class_names, data, images, output_dir)
+
+
+def average_precision(
+    model: nn.Module, mapper: Any, class_names: list[str], data: str, images: str | None = None, output_dir: str = ""
+) -> dict[str, Any]:
+    """Box AP of a detector by COCO's evaluator, e.g. {"bbox": {"AP": 41.2, ...}}.
+
+    Args:
+        model: from detectron2's records to its results, in evaluation mode.
+        mapper: from a record of the data to one for the model.
+        class_names: by the model's index.
+        data, images: see `evaluation_overrides`.
+        output_dir: where the evaluation writes; "" for nowhere.
+    """
+    path = _with_part(data)
+    of_data = list(class_names_by_id(path).values())
+    if of_data != class_names:
+        raise UserError(f"{path} has the classes {', '.join(of_data)}, the detector {', '.join(class_names)}")
+    name = f"evaluated_{Path(split_path(path)[0]).stem}"
+    records = coco_dataset_dicts(name, path, images, filter_empty=False, check=True)
+    loader = build_detection_test_loader(dataset=records, mapper=mapper, num_workers=0)
+    results = inference_on_dataset(model, loader, COCOEvaluator(name, output_dir=output_dir or None))
+    print_csv_format(results)
+    return dict(results)
 
 
 def _without_pretrained(cfg: DictConfig) -> list[str]:

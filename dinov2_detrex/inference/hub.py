@@ -11,6 +11,11 @@ PARTS = (WEIGHTS, CONFIG, FACTS, CARD, f"{EXAMPLES}/*")  # what is fetched and s
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
+def is_hub_id(name: str) -> bool:
+    """True for what is written as the Hub's ids are, "owner/name"."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def find_package(package: str | os.PathLike, revision: str | None = None) -> Path:
     """The folder of a package; one on the Hub is downloaded into the cache of `huggingface_hub` first.
 
@@ -26,7 +31,7 @@ def find_package(package: str | os.PathLike, revision: str | None = None) -> Pat
     """
     folder = Path(package)
     if not folder.is_dir():
-        if not _HUB_ID.fullmatch(os.fspath(package)):
+        if not is_hub_id(os.fspath(package)):
             raise UserError(f"{package} is neither a folder nor an id of the Hugging Face Hub, owner/name")
         folder = _downloaded(os.fspath(package), revision)
     if not is_package(folder):
@@ -59,7 +64,7 @@ def push_to_hub(package: str | os.PathLike, repo_id: str, private: bool = True, 
         UserError: no package, not logged in, not allowed, or no connection.
     """
     read_facts(package)
-    if not _HUB_ID.fullmatch(repo_id):
+    if not is_hub_id(repo_id):
         raise UserError(f"{repo_id!r} is no id of the Hugging Face Hub; it is written owner/name")
     from huggingface_hub import HfApi
 

@@ -12,23 +12,25 @@ import platform
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
-from dinov2_detrex.config.saving import settled
+from dinov2_detrex.config.saving import save_config, settled
 from dinov2_detrex.engine import ENGINE_PACKAGES, is_fallback
 from dinov2_detrex.env import VERSIONED
 from dinov2_detrex.inference.card import base_model_of, card_text
-from dinov2_detrex.inference.predictor import Classes, Predictor, classes_of_checkpoint
+from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
+from dinov2_detrex.inference.detections import DEFAULT_THRESHOLD
+from dinov2_detrex.inference.predictor import Predictor
+from dinov2_detrex.inference.runs import BEST, BEST_FILE, FINAL, Trained
 from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError, building
 from dinov2_detrex.runtime.packages import (
@@ -40,54 +42,12 @@ from dinov2_detrex.runtime.packages import (
     REPORT,
     THRESHOLDS_FILE,
     WEIGHTS,
-    is_package,
     read_checkpoint,
 )
-from dinov2_detrex.training.checkpoint import RunCheckpoints
 from dinov2_detrex.training.datasets import dataset_metadata, dataset_names
 from dinov2_detrex.training.ema import ModelEMA
 from dinov2_detrex.training.evaluation import EMA_PREFIX
 from dinov2_detrex.training.progress import METRICS_FILE
-
-BEST, FINAL, AVERAGED = "best", "final", "averaged"
-BEST_FILE = "model_best.pth"
-DEFAULT_THRESHOLD = 0.3
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Weights of a run, and which they are.
-
-    Attributes:
-        file: they lie in.
-        averaged: True for the `ema_state` of the file in place of its `model`.
-    """
-
-    file: Path
-    averaged: bool = False
-
-
-def choose_weights(run: Path, choice: str = "") -> Trained:
-    """Which weights of a run's folder?
-
-    Args:
-        run: the folder.
-        choice: "best" (model_best.pth), "final" (the newest checkpoint), "averaged" (the newest one's average of the
-            weights), or a file; "" for the best, and the newest where none was judged.
-
-    Raises:
-        UserError: the run has no such weights.
-    """
-    if choice not in ("", BEST, FINAL, AVERAGED):
-        return Trained(Path(choice))
-    best, newest = run / BEST_FILE, RunCheckpoints(run).newest()
-    if choice == BEST or (not choice and best.is_file()):
-        if not best.is_file():
-            raise UserError(f"{run} has no {BEST_FILE}; take the newest weights with --weights {FINAL}")
-        return Trained(best)
-    if newest is None:
-        raise UserError(f"{run} is no folder of a run: no weights were saved in it; name a file with --weights FILE")
-    return Trained(newest, averaged=choice == AVERAGED)
 
 
 def reported_thresholds(trained: Trained) -> dict[str, Any] | None:
@@ -151,7 +111,7 @@ def make_package(
         files.write_json(unfinished / FACTS, facts, indent=1)
         save_file(_tensors(cfg, trained, content), unfinished / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(unfinished / FACTS, unfinished / WEIGHTS)  # safetensors lets only its owner read it
-        LazyConfig.save(_portable(cfg), str(unfinished / CONFIG))
+        save_config(_portable(cfg), unfinished / CONFIG)
         files.write_text(unfinished / CARD, card_text(facts))
         _copy_examples(examples, unfinished / EXAMPLES)
         Predictor(load(str(unfinished), ["train.device=cpu"]), unfinished)
@@ -305,16 +265,3 @@ def _copy_examples(examples: Sequence[Path], folder: Path) -> None:
             raise UserError(f"the example {picture} is no file")
         folder.mkdir(exist_ok=True)
         shutil.copyfile(picture, folder / f"{number:02d}_{picture.name}")
-
-
-def find_run(config_file: Path) -> Path:
-    """The folder of the run that a config.yaml was written by.
-
-    Raises:
-        UserError: it is a recipe's or a package's.
-    """
-    if is_package(config_file.parent):
-        raise UserError(f"{config_file.parent} is a model package already")
-    if config_file.name != CONFIG:
-        raise UserError(f"{config_file} is a recipe, not a run; name the weights with --weights FILE")
-    return config_file.parent

@@ -24,6 +24,8 @@ def choose_device(name: str | None, local_rank: int = 0, option: str = "train.de
         raise UsageError(f"{option}={name} is no device of torch; e.g. cpu, cuda, cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"{option}={name}, but torch {torch.__version__} sees no CUDA device; set {option}=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"{option}={name}, but torch {torch.__version__} sees no Apple GPU; set {option}=cpu")
     return torch.device("cuda", local_rank) if device == torch.device("cuda") else device
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -151,8 +151,7 @@ class PretendedDevice(TorchDispatchMode):
         """The model with its parameters and buffers on the device, in place; what modules share stays shared."""
         moved: dict[Tensor, Tensor] = {}
         for module in model.modules():
-            own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for slots in own:
+            for slots in cast("list[dict[str, Any]]", [module._parameters, module._buffers]):
                 for name, tensor in slots.items():
                     if tensor is not None:
                         slots[name] = moved.setdefault(tensor, self._like(tensor))

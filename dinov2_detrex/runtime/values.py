@@ -68,6 +68,17 @@ def require_numbers(owner: object, low: float = -math.inf, open_low: bool = Fals
             raise refused(owner, name, value, f"a list of finite numbers{above}")
 
 
+def require_flag(owner: object, **values: Any) -> None:
+    """Every value is true or false; 0 and 1 stand for them.
+
+    Raises:
+        UsageError: naming owner and value.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, bool | Integral) and value in (0, 1)):
+            raise refused(owner, name, value, "true or false")
+
+
 def require_heads(owner: object, embed_dim: Any, num_heads: Any) -> None:
     """The width is a multiple of the number of heads.
 

@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dinov2_detrex import evaluation
 from dinov2_detrex.config.classes import class_count
@@ -125,13 +125,30 @@ def _log_limits(counts: dict[str, ObjectCounts], cfg_dataloader: DictConfig, cfg
         most = f"{split}: {objects.in_fullest_image} objects in {image}"
         fullest.append(f"{most}, {objects.in_fullest_class} of the class {of_class[1]!r} in {of_class[0]}")
     limits = ", ".join(f"{key} is {limit}" for key, (limit, _) in too_low.items())
-    overrides = " ".join(f"{key}={needed}" for key, (_, needed) in too_low.items())
+    overrides = " ".join(_overrides({key: needed for key, (_, needed) in too_low.items()}, cfg_dataloader, cfg_model))
     logger.warning(
         "the fullest images hold more objects than the config allows for (%s): %s; to take all: %s",
         one_line_of("; ".join(fullest)),
         limits,
         overrides,
     )
+
+
+def _overrides(needed: dict[str, int], cfg_dataloader: DictConfig, cfg_model: DictConfig) -> list[str]:
+    """What raises the limits: `model.max_objects` for those that follow it, and the others one by one."""
+    root = {"model": cfg_model, "dataloader": cfg_dataloader}
+    following = [key for key in needed if "max_objects" in cfg_model and _follows(root, key)]
+    rest = [f"{key}={number}" for key, number in needed.items() if key not in following]
+    return [*([f"model.max_objects={max(needed[key] for key in following)}"] if following else []), *rest]
+
+
+def _follows(root: dict[str, DictConfig], key: str) -> bool:
+    """True for an option that `model.max_objects` sets, unless the config has a number in its place."""
+    section, *names, last = key.split(".")
+    node = root[section]
+    for name in names:
+        node = node[name]
+    return last != "dn_number" and last in node and OmegaConf.is_interpolation(node, last)
 
 
 def _limits(

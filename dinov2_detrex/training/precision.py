@@ -8,10 +8,11 @@ from dinov2_detrex.config.train_options import AmpDtype, AmpOptions
 
 DTYPES = {AmpDtype.bfloat16: torch.bfloat16, AmpDtype.float16: torch.float16}
 
-EMULATED = (
+EMULATION = (
     "this processor has no bfloat16 instructions: torch emulates them, and inference with ViT-B at 518 px took nine "
-    "times as long as in float32 (AVX2, torch 2.14); train.amp.enabled=false is faster"
+    "times as long as in float32 (AVX2, torch 2.14)"
 )
+EMULATED = f"{EMULATION}; train.amp.enabled=false is faster"
 
 
 class Precision:
@@ -45,9 +46,9 @@ def choose_dtype(options: AmpOptions, device: torch.device) -> torch.dtype | Non
         return None
     if options.dtype is not None:
         return DTYPES[options.dtype]
-    return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+    return torch.bfloat16 if has_bfloat16(device) else torch.float16
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """True on CPUs, and on GPUs with bf16 in hardware (compute capability 8 and later)."""
     return device.type != "cuda" or bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8

@@ -52,6 +52,16 @@ def load_all(model: nn.Module, path: str, averaged: bool = False) -> dict[str, A
     return _load(_WholeCheckpointer(model, path, averaged), path)
 
 
+def load_content(model: nn.Module, content: Mapping[str, Any], averaged: bool = False) -> dict[str, Any]:
+    """`load_all` of what has been read already: the content of a checkpoint, or a state dict alone."""
+    source = "the state dict"
+    content = dict(content) if isinstance(content.get("model"), Mapping) else {"model": content}
+    state = choose_weights(content, source, averaged)
+    checkpointer = _WholeCheckpointer(model, source, averaged)
+    checkpointer._load_model({"model": with_names_of(state, model.state_dict(), source)})
+    return {name: value for name, value in content.items() if name != "model"}
+
+
 def load_what_fits(model: nn.Module, path: str) -> dict[str, Any]:
     """Give a model the weights of a file as far as names and shapes agree; arguments and result as of `load_all`.
 

@@ -20,6 +20,7 @@ from dinov2_detrex.data.registration import class_names_of, source_in_config
 from dinov2_detrex.data.source import read_source
 from dinov2_detrex.runtime.errors import MissingPackageError
 from dinov2_detrex.runtime.files import atomic_write, write_text
+from dinov2_detrex.visualization.colours import class_colour
 from dinov2_detrex.visualization.dataset_statistics import (
     LARGE_PX,
     SMALL_PX,
@@ -27,7 +28,7 @@ from dinov2_detrex.visualization.dataset_statistics import (
     collect_statistics,
     describe_statistics,
 )
-from dinov2_detrex.visualization.sheets import assemble, class_colour, save_picture, tile
+from dinov2_detrex.visualization.sheets import assemble, save_picture, tile
 
 if TYPE_CHECKING:  # matplotlib is an extra
     from matplotlib.axes import Axes

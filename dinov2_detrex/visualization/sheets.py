@@ -1,17 +1,17 @@
-"""What images and boxes look like: boxes drawn on one, and a sheet of ground truth beside predictions (Pillow)."""
+"""What do data and predictions look like side by side? A sheet of images with their boxes, and pictures as files."""
 
-import colorsys
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from detectron2.structures import BoxMode, Instances
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dinov2_detrex.data.image_reading import open_upright
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.files import atomic_write
+from dinov2_detrex.visualization.drawing import draw_boxes, draw_objects, load_font
 
 Prediction = Instances | Mapping[str, Instances]  # or a model output that holds them under "instances"
 Predictions = Sequence[Mapping] | Sequence[Prediction] | Mapping[int, Prediction]  # see `contact_sheet`
@@ -20,45 +20,6 @@ Drawable = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes XYXY (N, 4), score
 _MARGIN_PX = 6
 _HEADING_PX = 20
 _PAPER, _INK = (255, 255, 255), (30, 30, 30)
-
-
-def class_colour(index: int) -> tuple[int, int, int]:
-    """A bright RGB colour; neighbouring class indices differ by the golden ratio of the hue circle."""
-    red, green, blue = colorsys.hsv_to_rgb((0.05 + 0.618034 * index) % 1.0, 0.65, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _font(size_px: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size=size_px)
-    except TypeError:  # Pillow before 10.1: one size only
-        return ImageFont.load_default()
-
-
-def draw_boxes(
-    image: Image.Image, boxes_xyxy: np.ndarray, class_indices: Sequence[int], labels: Sequence[str], line_px: int = 2
-) -> Image.Image:
-    """A copy of the image with labelled boxes, the first ones on top.
-
-    Args:
-        image: of any mode.
-        boxes_xyxy: (N, 4) in pixels of the image.
-        class_indices: N, for the colours.
-        labels: N texts.
-        line_px: width of the lines.
-    """
-    image = image.convert("RGB")
-    draw, font = ImageDraw.Draw(image), _font(11)
-    for box, index, label in reversed(list(zip(boxes_xyxy, class_indices, labels))):
-        colour = class_colour(index)
-        x0, y0, x1, y1 = (float(value) for value in box)
-        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=line_px)
-        text_width, text_height = draw.textbbox((0, 0), label, font=font)[2:]
-        x = min(max(x0, 0), max(image.width - text_width - 2, 0))
-        y = y0 - text_height - 2 if y0 >= text_height + 2 else y0
-        draw.rectangle((x, y, x + text_width + 2, y + text_height + 2), fill=colour)
-        draw.text((x + 1, y), label, fill=(0, 0, 0), font=font)
-    return image
 
 
 def tile(
@@ -76,7 +37,7 @@ def assemble(rows: Sequence[Sequence[tuple[str, Image.Image]]], tile_px: int) ->
     cell_w, cell_h = tile_px + _MARGIN_PX, tile_px + _HEADING_PX + _MARGIN_PX
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (columns * cell_w + _MARGIN_PX, len(rows) * cell_h + _MARGIN_PX), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font(12)
+    draw, font = ImageDraw.Draw(sheet), load_font(12)
     for row_index, row in enumerate(rows):
         for column, (heading, image) in enumerate(row):
             x, y = _MARGIN_PX + column * cell_w, _MARGIN_PX + row_index * cell_h
@@ -86,20 +47,30 @@ def assemble(rows: Sequence[Sequence[tuple[str, Image.Image]]], tile_px: int) ->
 
 
 def draw_detections(
-    file_name: str | os.PathLike, detections: Sequence[Mapping], category_ids: Sequence[int]
+    picture: str | os.PathLike | Image.Image,
+    detections: Sequence[Mapping],
+    category_ids: Sequence[int],
+    masks: np.ndarray | None = None,
 ) -> Image.Image:
-    """The upright image of a file with its detections, the first ones on top.
+    """The upright image with its detections, the first ones on top; a small one is enlarged.
 
     Args:
-        file_name: any image.
+        picture: a file, or an upright image.
         detections: COCO results with "category_name", as `inference.Predictor` gives them.
         category_ids: of all classes; the place in it gives a class its colour.
+        masks: (N, H, W) bool of the detections.
     """
     boxes_xyxy = np.array([detection["bbox"] for detection in detections], dtype=np.float64).reshape(-1, 4)
     boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
     indices = [list(category_ids).index(detection["category_id"]) for detection in detections]
-    labels = [f"{detection['category_name']} {detection['score']:.2f}" for detection in detections]
-    return draw_boxes(open_upright(file_name), boxes_xyxy, indices, labels)
+    image = picture if isinstance(picture, Image.Image) else open_upright(picture)
+    return draw_objects(image, boxes_xyxy, indices, [_label(detection) for detection in detections], masks)
+
+
+def _label(detection: Mapping) -> str:
+    """ "cat 0.93", with the number of an object that is followed: "cat 7 0.93"."""
+    track = detection.get("track_id")
+    return f"{detection['category_name']}{'' if track is None else f' {track}'} {detection['score']:.2f}"
 
 
 # ------------------------------------------------------------------------------- ground truth beside predictions

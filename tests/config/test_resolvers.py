@@ -37,3 +37,28 @@ def test_maps_at_even_distances_end_with_the_last_block(depth, count, blocks):
 def test_maps_of_no_blocks_at_all_cannot_be_chosen():
     with pytest.raises(ValueError, match="at least one"):
         RESOLVERS["even_maps"]({"depth": 12}, 0)
+
+
+def objects_config(**model):
+    limits = {"num_queries": "${d2d.at_least:900,${.max_objects}}", "select": "${d2d.at_least:300,${.max_objects}}"}
+    evaluator = {"evaluator": {"max_dets_per_image": "${d2d.detections_judged:100}"}}
+    return OmegaConf.create({"model": {**limits, **model}, "dataloader": evaluator})
+
+
+@pytest.mark.parametrize(
+    "asked, limits", [(None, (900, 300, None)), (1000, (1000, 1000, 1000)), (400, (900, 400, 400))]
+)
+def test_one_option_sets_queries_detections_and_what_is_judged(asked, limits):
+    cfg = objects_config(max_objects=asked)
+    assert (cfg.model.num_queries, cfg.model.select, cfg.dataloader.evaluator.max_dets_per_image) == limits
+
+
+def test_data_configs_serve_models_without_that_option():
+    cfg = OmegaConf.create({"evaluator": {"max_dets_per_image": "${d2d.detections_judged:100}"}})
+    assert cfg.evaluator.max_dets_per_image is None
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, "many", True])
+def test_a_number_of_objects_that_cannot_be_is_refused(wrong):
+    with pytest.raises(Exception, match="must be a whole number of at least 1"):
+        objects_config(max_objects=wrong).model.num_queries  # noqa: B018

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pooling_backbone import PoolingBackbone
@@ -21,6 +22,7 @@ from dinov2_detrex.detector import (
     MultiheadAttention,
     MultiScaleDeformableAttention,
 )
+from dinov2_detrex.detector.trial import check_position_embedding, try_neck
 from dinov2_detrex.runtime.errors import UsageError
 
 WIDTHS = dict(embed_dim=16, num_heads=4, feedforward_dim=8, num_layers=1)
@@ -87,7 +89,7 @@ KINDS = {
     "lr factor": {"lr_decay_rate": WEIGHT, "num_layers": COUNT, "backbone_factor": WEIGHT},
 }  # fmt: skip
 ARGUMENTS = [(part, name) for part, kinds in KINDS.items() for name in kinds]
-NULL_IS_A_DEFAULT = {"eos_coef", "patch_size", "img_size"}
+NULL_IS_A_DEFAULT = {("criterion", "eos_coef"), *(("vit", name) for name in KINDS["vit"] if name != "window_size")}
 NEVER = st.sampled_from([math.nan, math.inf, -math.inf, True, "abc", "", {"a": 1}, 10**400])
 FRACTIONS = st.floats(0.01, 1e6).filter(lambda value: value != int(value))
 REFUSED = {
@@ -102,7 +104,7 @@ REFUSED = {
 def argument_and_refused_value(draw):
     part, name = draw(st.sampled_from(ARGUMENTS))
     values = REFUSED[KINDS[part][name]]
-    return part, name, draw(values if name in NULL_IS_A_DEFAULT else values | st.none())
+    return part, name, draw(values if (part, name) in NULL_IS_A_DEFAULT else values | st.none())
 
 
 @settings(deadline=None, max_examples=200)
@@ -157,11 +159,45 @@ def test_a_block_that_the_vit_lacks_is_named(index):
         TimmBackbone(**VIT, out_indices=[index])
 
 
-def test_a_neck_of_other_levels_or_channels_is_one_line():
-    model = detector()
-    model.neck = nn.Identity()
-    with pytest.raises(UsageError, match="output=.* must be 4 levels of 32 channels"):
-        model.check_levels([image(8, 8)[None]] * 3)
+@pytest.mark.parametrize(
+    "neck, line",
+    [
+        ({"num_outs": 5}, "output='5 levels of 32 channels' must be 4 levels of 32 channels"),
+        ({"out_channels": 16}, "output='4 levels of 16 channels' must be 4 levels of 32 channels"),
+        ({"in_features": ["p3", "p9"]}, "p9"),
+    ],
+)
+def test_a_neck_that_does_not_fit_the_other_parts_is_refused_when_the_detector_is_built(neck, line):
+    with pytest.raises((UsageError, KeyError), match=line):
+        detector(neck={"norm_layer": None, **neck})
+
+
+class Codes(nn.Module):
+    """Positions of a width and a value."""
+
+    def __init__(self, width, value):
+        super().__init__()
+        self.width, self.value = width, value
+
+    def forward(self, mask):
+        return torch.full((1, self.width, *mask.shape[-2:]), self.value)
+
+
+@pytest.mark.parametrize("codes, line", [((16, 0.0), "embed_dim=32"), ((32, math.nan), "must be finite")])
+def test_positions_that_do_not_fit_are_refused_when_the_detector_is_built(codes, line):
+    with pytest.raises(UsageError, match=line):
+        check_position_embedding(Codes(*codes), 32)
+    check_position_embedding(Codes(32, 1.0), 32)
+
+
+def test_trying_a_neck_changes_neither_its_modes_nor_its_statistics():
+    neck = nn.ModuleDict({"norm": nn.BatchNorm2d(16), "frozen": nn.BatchNorm2d(16).eval()})
+    neck.forward = lambda maps: [neck["norm"](maps["p3"] + 1)]
+    before = {name: value.clone() for name, value in neck.state_dict().items()}
+    (level,) = try_neck(PoolingBackbone(), neck)
+    assert level.shape == (1, 16, 16, 16)
+    assert neck["norm"].training and not neck["frozen"].training
+    assert all(torch.equal(value, before[name]) for name, value in neck.state_dict().items())
 
 
 def test_images_of_other_channels_than_the_statistics_are_one_line():

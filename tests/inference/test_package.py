@@ -18,7 +18,8 @@ from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.config.saving import write_config
 from dinov2_detrex.inference import Predictor
-from dinov2_detrex.inference.packaging import Trained, choose_weights, make_package
+from dinov2_detrex.inference.packaging import make_package
+from dinov2_detrex.inference.runs import Trained, choose_weights
 from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.packages import read_checkpoint

@@ -88,7 +88,8 @@ def test_the_tool_writes_results_and_pictures_and_names_what_it_cannot_read(fini
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(results) == 10 and {r["category_name"] for r in results} <= {"newt", "gnu", "owl"}
     drawn = Image.open(tmp_path / "out" / "0000_new.png")
-    assert drawn.size == (90, 50) and len(drawn.getcolors(9000)) > len(Image.open(picture).convert("RGB").getcolors())
+    assert drawn.size == (5 * 90, 5 * 50)  # enlarged, so that labels have room
+    assert len(drawn.getcolors(10**6)) > len(Image.open(picture).convert("RGB").getcolors())
 
     (tmp_path / "text.jpg").write_text("no picture")
     failed = subprocess.run(

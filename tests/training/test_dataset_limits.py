@@ -51,6 +51,22 @@ def test_limits_below_the_fullest_image_are_one_line_with_the_overrides(sound_co
     ]  # fmt: skip
 
 
+def test_limits_that_follow_one_option_are_raised_by_it(sound_coco, caplog):
+    for _ in range(149):
+        sound_coco.add_box([5, 5, 20, 10])
+    following = {key: "${d2d.at_least:30,${.max_objects}}" for key in ("num_queries", "select_box_nums_for_evaluation")}
+    check(sound_coco, num_classes=2, max_objects=None, dn_number=100, **following)
+    (line,) = [record.getMessage() for record in caplog.records if "to take all" in record.getMessage()]
+    overrides = line.partition("to take all: ")[2].split()
+    assert sorted(overrides) == [
+        "dataloader.evaluator.max_dets_per_image=150", "model.dn_number=150", "model.max_objects=150"
+    ]  # fmt: skip
+    caplog.clear()
+    check(sound_coco, num_classes=2, max_objects=150, dn_number=150, **following)
+    (line,) = [record.getMessage() for record in caplog.records if "to take all" in record.getMessage()]
+    assert line.partition("to take all: ")[2] == "dataloader.evaluator.max_dets_per_image=150"
+
+
 def test_limits_that_suffice_are_not_mentioned(sound_coco, caplog):
     check(sound_coco, num_classes=2, num_queries=1, select_box_nums_for_evaluation=1, dn_number=0)
     assert not any("to take all" in record.getMessage() for record in caplog.records)

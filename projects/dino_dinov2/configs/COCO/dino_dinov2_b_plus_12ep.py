@@ -2,8 +2,9 @@
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_b_plus_12ep.py --num-gpus 8
 
-Hardware it is meant for: 8 GPUs with 40 GB or more, batch 16 in all. Not yet trained; benchmarks/RESULTS.md says which
-of its differences were measured, and on what. At inference only the four layers that enter the pyramid cost anything.
+Hardware it is meant for: 8 GPUs with 40 GB or more, batch 16 in all. Not yet trained: its differences are what other
+detectors gained from, and none is measured on COCO with this one. benchmarks/RESULTS.md has what each costs, and what
+was left out since it did not help where it was measured. At inference the four layers alone cost anything.
 """
 
 from detectron2.config import LazyCall as L
@@ -19,7 +20,8 @@ model.backbone.fusion = "sum"
 # detrex's later choice; a class target that follows the box (loss_class_type) did not help where it was measured
 model.criterion.weight_dict.loss_class = 2.0
 
-# every object is found four times more in training, by groups of 300 queries that evaluation does not have
+# every object is found four times more in training, by groups of 300 queries that evaluation does not have; a step of a
+# frozen backbone takes 1.4 times as long
 model.transformer.one_to_many_groups = 4
 model.transformer.one_to_many_queries = "${d2d.scaled:${..num_queries},0.3334}"
 

@@ -83,7 +83,8 @@ model = L(DINO)(
     ),
     embed_dim=256,
     num_classes=80,
-    num_queries=900,
+    max_objects=None,  # 1000: so many in an image can be found, and are counted by the evaluator; sets three numbers
+    num_queries="${d2d.at_least:900,${.max_objects}}",
     aux_loss=True,
     criterion=L(DINOCriterion)(
         num_classes="${..num_classes}",
@@ -107,6 +108,6 @@ model = L(DINO)(
     box_noise_scale=1.0,
     pixel_mean=[123.675, 116.280, 103.530],
     pixel_std=[58.395, 57.120, 57.375],
-    select_box_nums_for_evaluation=300,
+    select_box_nums_for_evaluation="${d2d.at_least:300,${.max_objects}}",
     input_format="RGB",
 )

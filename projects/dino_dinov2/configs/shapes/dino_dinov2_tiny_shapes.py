@@ -3,7 +3,7 @@
     python -m dinov2_detrex.data.shapes
     python tools/train_net.py --config-file projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 
-Hardware it is meant for: any CPU. The README holds the result that was measured.
+Hardware it is meant for: any CPU. docs/results.md has what was measured.
 """
 
 from detectron2.config import LazyCall as L
@@ -33,7 +33,7 @@ model.backbone.scale_factors = (1.0, 0.5, 0.25)  # and the pooled one: strides 8
 # a detector of 2 + 2 layers, 128 wide, for a handful of objects
 model.embed_dim = 128
 model.num_classes = 3
-model.num_queries = 30
+model.num_queries = "${d2d.at_least:30,${.max_objects}}"
 model.select_box_nums_for_evaluation = "${.num_queries}"
 model.dn_number = 30
 model.transformer.encoder.num_layers = 2

@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 model = LazyConfig.load(str(Path(_modeling.__file__).parents[1] / "configs/models/h_deformable_detr_r50.py")).model
 model.backbone, model.neck = _dino.backbone, _dino.neck  # four levels, as from a ResNet
+model.backbone.net.dynamic_img_pad = True  # detrex pads a batch to its largest image, whatever the patch is
 model.with_box_refine = model.as_two_stage = True
 model.device = "${train.device}"  # it keeps its own
 
