@@ -43,6 +43,7 @@ kept: memory that a forward pass in training holds until the backward pass, ever
 keeps it; without parameters and buffers, gradients, the optimizer's state, and what is freed on the way."""
 
 
+SHOWN = {"optimizer": "optimizer's state", "rest": "gradients, activations, temporary"}
 TOLD = """\
 peak: told for {device} from the sizes of tensors, without a run there; forward, backward and optimizer, of two steps.
 Not in it: CUDA's context and work spaces of its libraries (about 1 GiB), what operators allocate inside, and gaps."""
@@ -180,8 +181,8 @@ def memory_report(cfg, image_hw: tuple[int, int], batch: int, device_type: str) 
     """
     inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))))
     memory = step_memory(cfg, inputs, torch.device(device_type))
-    rows = sorted(memory.parts.items(), key=lambda part: -part[1])
-    cells = [(name.lower(), f"{size / 2**20:,.1f}") for name, size in [*rows, ("peak", memory.peak)]]
+    rows = [(SHOWN.get(part, part), size) for part, size in memory.parts.items() if size]
+    cells = [(name, f"{size / 2**20:,.1f}") for name, size in [*rows, ("peak", memory.peak)]]
     table = tabulate(cells, ("at the peak of a step", "MiB"), tablefmt="github", colalign=("left", "right"))
     images = "1 image" if batch == 1 else f"{batch} images"
     header = f"{images} of {image_hw[0]} x {image_hw[1]} pixels (height x width) on {device_type}"

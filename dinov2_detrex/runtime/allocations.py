@@ -1,10 +1,17 @@
-"""How much memory do tensors take at most while something runs? As torch's own allocators count it."""
+"""How much memory do tensors take at most while something runs? As torch counts it, or by the sizes of tensors."""
 
 import itertools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+BLOCK = {"cuda": 512}  # bytes; what torch's allocator rounds up to
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
@@ -24,3 +31,41 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     events: list[Any] = profile.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     return max(itertools.accumulate((change for _, change in sorted(changes, key=lambda c: c[0])), initial=0))
+
+
+class HeldBytes(TorchDispatchMode):
+    """While entered, adds up the sizes of the tensors that are alive, each storage once; also of tensors without data.
+
+    (torch's own `MemTracker` takes a snapshot of every module at every operator: minutes for a detector.)
+
+    Args:
+        device_type: of the tensors that count.
+
+    Attributes:
+        held, peak: bytes now, and at most so far.
+    """
+
+    def __init__(self, device_type: str):
+        super().__init__()
+        self.device_type, self.block = device_type, BLOCK.get(device_type, 1)
+        self.held = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.add(x for x in tree_leaves(output) if isinstance(x, Tensor))
+        return output
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that are there already."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if tensor.device.type == self.device_type and storage not in self._known:
+                size = -(-storage.nbytes() // self.block) * self.block
+                self._known[storage] = size
+                weakref.finalize(storage, self._change, -size).atexit = False
+                self._change(size)
+
+    def _change(self, size: int) -> None:
+        self.held += size
+        self.peak = max(self.peak, self.held)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from dinov2_detrex.runtime.backward_walk import lacks_engine, released_by_unpacking, replaced, walk_backward
 
@@ -161,10 +161,6 @@ class PretendedDevice(TorchDispatchMode):
         with self.fake:
             fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self.device)
         return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
-
-    def send(self, values: Any) -> Any:
-        """Nested lists and dicts with their tensors on the device."""
-        return tree_map_only(Tensor, self._send, values)
 
 
 class _AboveOperators(TorchFunctionMode):

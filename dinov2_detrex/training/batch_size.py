@@ -59,7 +59,7 @@ def choose_batch(cfg: DictConfig, num_processes: int) -> int:
 
     def peak_of(images: int) -> int:
         memory = step_memory(cfg, random_inputs(image_hw, images, channels, boxes), device)
-        buckets = memory.parts.get("Parameter", 0) if num_processes > 1 else 0  # DDP's, of the gradients
+        buckets = memory.parts.get("parameters", 0) if num_processes > 1 else 0  # DDP's, of the gradients
         return memory.peak + buckets
 
     with _one_thread():

@@ -1,12 +1,12 @@
 """How much memory does a training step take on a device, told before it runs, and how many images fit?
 
-The step is taken on a pretended device: every tensor has its size and no data, and torch's memory tracker adds up what
-is alive at the same time. Not in the sum are what libraries take for themselves (CUDA's context, work spaces of cuBLAS
+The step is taken on a pretended device: every tensor has its size and no data, and what is alive at the same time is
+added up. Not in the sum are what libraries take for themselves (CUDA's context, work spaces of cuBLAS
 and cuDNN), what an operator allocates inside, and the gaps between blocks: `usable_bytes` leaves room for those.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from torch import nn
 
 from dinov2_detrex.config.loading import train_options
 from dinov2_detrex.config.pretrained import without_pretrained
+from dinov2_detrex.config.train_options import ModelEmaOptions
+from dinov2_detrex.runtime.allocations import HeldBytes
 from dinov2_detrex.runtime.errors import UserError, building
 from dinov2_detrex.runtime.pretended import PretendedDevice
 from dinov2_detrex.training.ema import ModelEMA
@@ -35,8 +37,8 @@ class StepMemory:
 
     Attributes:
         peak: bytes in all.
-        parts: bytes by what they are for, as torch's tracker names it: parameters, buffers, gradients, optimizer state,
-            activations, what is temporary, and the rest.
+        parts: bytes by what they are for: "parameters", "buffers", "optimizer", "average", and "rest", which is
+            gradients, activations and what is temporary.
     """
 
     peak: int
@@ -51,34 +53,32 @@ def step_memory(cfg: DictConfig, batch: list[dict], device: torch.device) -> Ste
         batch: training records; what goes through the model at once.
         device: its kind counts.
     """
-    from torch.distributed._tools.mem_tracker import MemTracker  # imports much
-
     options = train_options(cfg)
     with building("model"):
         model = instantiate(without_pretrained(cfg).model).train()
-    pretended, tracker = PretendedDevice(device.type), MemTracker()
+    pretended, memory = PretendedDevice(device.type), HeldBytes(device.type)
     precision = Precision(torch.device(device.type), choose_dtype(options.amp, torch.device("cpu")))
     clip = gradient_clipping(options.clip_grad)
     with pretended:
         pretended.move(model)
         optimizer = build_optimizer(cfg.optimizer, model)
-        average = ModelEMA(model, options.model_ema.decay) if _averages_there(options.model_ema) else None
-        tracker.track_external(model, optimizer, *(average.tensors() if average else ()))
-        with tracker:
+        average = ModelEMA(model, options.model_ema.decay).tensors() if _averages_there(options.model_ema) else []
+        parts = {"parameters": _size(model.parameters()), "buffers": _size(model.buffers()), "average": _size(average)}
+        memory.add([*model.parameters(), *model.buffers(), *average])
+        with memory:
             for _ in range(2):  # the optimizer makes its state in the first step
                 take_step(model, batch, optimizer, precision, clip)
-                tracker.reset_mod_stats()
-    peaks = {kind.type: snapshot for kind, snapshot in tracker.get_tracker_snapshot("peak").items()}
-    parts = {_name(part): int(size) for part, size in peaks[device.type].items() if size}
-    return StepMemory(parts.pop("Total"), parts)
+    state = [x for slot in optimizer.state.values() for x in slot.values() if isinstance(x, torch.Tensor)]
+    parts["optimizer"] = _size(state)
+    return StepMemory(memory.peak, {**parts, "rest": memory.peak - sum(parts.values())})
 
 
-def _averages_there(options) -> bool:
+def _size(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _averages_there(options: ModelEmaOptions) -> bool:
     return options.enabled and options.device.value in ("", "cuda")
-
-
-def _name(part: object) -> str:
-    return str(getattr(part, "value", part))
 
 
 def take_step(

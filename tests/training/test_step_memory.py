@@ -49,9 +49,9 @@ def test_an_average_and_the_optimizers_state_are_counted():
         step_memory(load(RECIPE, [f"train.model_ema.enabled={on}"]), batch, torch.device("cuda"))
         for on in (False, True)
     )
-    weights = plain.parts["Parameter"]
+    weights = plain.parts["parameters"]
     assert averaged.peak - plain.peak == pytest.approx(weights, rel=0.05)
-    assert plain.parts["Optstate"] == pytest.approx(2 * weights, rel=0.05)
+    assert plain.parts["optimizer"] == pytest.approx(2 * weights, rel=0.05)
 
 
 @pytest.mark.parametrize("usable, images", [(50, 0), (110, 1), (119, 1), (120, 2), (1005, 90), (10**9, 1024)])
