@@ -17,7 +17,7 @@ from dinov2_detrex.backbone import TimmBackbone
 from dinov2_detrex.config import num_blocks
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.data import read_image
-from dinov2_detrex.inference.packaging import choose_weights, find_run
+from dinov2_detrex.inference.runs import choose_weights, find_run
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.packages import is_package
 

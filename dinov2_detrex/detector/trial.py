@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinov2_detrex.runtime.values import refused
 
-_CELLS = 2  # of the coarsest map's side
+_CELLS = 8  # of the coarsest map's side, so that norms have values to average on further levels too
 
 
 @torch.no_grad()

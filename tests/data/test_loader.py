@@ -92,7 +92,7 @@ def test_processes_and_micro_batches_share_out_the_batch_of_one_process(micro_ba
 
 
 def test_with_grouping_a_batch_has_one_orientation_and_no_image_is_lost():
-    loader = build_train_loader(loader_config(mapper=None), seed=3)
+    loader = build_train_loader(loader_config(mapper=lambda record: record), seed=3)
     batches = list(itertools.islice(loader, 13))  # 4 epochs of 13 images
     assert all(len({r["width"] > r["height"] for r in batch}) == 1 for batch in batches)
     seen = Counter(r["image_id"] for batch in batches for r in batch)

@@ -34,13 +34,15 @@ def unmatched(path, shapes, model, images):
     return verify(path, shapes.describe("fp32"), model, images, TOLERANCES["fp32"]).comparison.num_unmatched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hub", "DINOv3 windows", "registers"])
 def test_a_file_of_any_size_and_batch_gives_the_detectors_boxes(kind, tmp_path):
     model, path = small_detector(kind), tmp_path / "model.onnx"
     shapes, _ = written(model, path, None, None)
     assert unmatched(path, shapes, model, [image(*size_hw) for size_hw in SIZES]) == 0
     kinds = {node.op_type for node in onnx.load(path).graph.node}
-    assert "GridSample" not in kinds and "Resize" not in kinds and objections(path) == []
+    assert "GridSample" not in kinds and "Resize" not in kinds
+    assert all("its K is no constant" in objection for objection in objections(path))  # as many as there are cells
 
 
 @pytest.mark.slow
@@ -57,6 +59,7 @@ def test_a_file_of_one_size_and_batch_gives_the_boxes_of_smaller_images(kind, tm
     assert objections(path) == []
 
 
+@pytest.mark.slow
 def test_the_network_alone_is_compared_too_and_so_is_a_file_that_says_nothing(tmp_path):
     from dinov2_detrex.export.verifying import guessed_graph
 
@@ -67,6 +70,7 @@ def test_the_network_alone_is_compared_too_and_so_is_a_file_that_says_nothing(tm
     assert verify(path, graph, model, [image(128, 150)], TOLERANCES["fp32"]).comparison.num_unmatched == 0
 
 
+@pytest.mark.slow
 def test_the_first_layer_that_departs_is_named(tmp_path):
     model, path = small_detector("hub"), tmp_path / "model.onnx"
     shapes, module = written(model, path, (128, 128), 1)

