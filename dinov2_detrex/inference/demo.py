@@ -15,7 +15,6 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.modeling import Backbone
 from PIL import Image
 from torch import Tensor, nn
