@@ -3,6 +3,7 @@
 # PYTHON=/path/to/python uses that environment as it is.
 # make test-oldest, make test-newest: run the tests with the oldest and the newest versions that pyproject.toml allows.
 # make docs: build the documentation into docs/_build/html; warnings are errors.
+# make benchmark: measure the tables of benchmarks/RESULTS.md anew, on an idle machine; NAMES="losses step" some of them.
 # make test-shuffled: run the tests in a random order; SEED=n repeats one.   make lint: style and types.
 
 ifdef PYTHON
@@ -21,7 +22,7 @@ NEWEST_PYTHON ?= 3.13
 quiet := --disable-pip-version-check --quiet
 SEED ?= $(shell date +%s)
 
-.PHONY: docs quickstart test test-slow test-shuffled test-oldest test-newest coverage constraints lint lint-types clean
+.PHONY: docs quickstart benchmark test test-slow test-shuffled test-oldest test-newest coverage constraints lint lint-types clean
 
 tiny := projects/dino_dinov2/configs/shapes/dino_dinov2_tiny_shapes.py
 in_parallel = $(shell $(python) -c 'import xdist' 2>/dev/null && echo '-n auto')
@@ -31,6 +32,9 @@ quickstart: $(installed)
 	$(python) -m dinov2_detrex.data.shapes
 	$(python) tools/train_net.py --config-file $(tiny)
 	$(python) tools/draw_predictions.py --config-file $(tiny)
+
+benchmark: $(installed)
+	$(python) tools/benchmark.py results $(NAMES)
 
 test: $(installed)
 	$(python) -m pytest $(in_parallel)

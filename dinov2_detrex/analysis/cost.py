@@ -11,16 +11,17 @@ from collections.abc import Iterable
 
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dinov2_detrex.analysis.flops import CurrentModule, flops_by_module
 from dinov2_detrex.config.loading import train_options
+from dinov2_detrex.data.random_records import random_inputs
 from dinov2_detrex.runtime.devices import choose_device
-from dinov2_detrex.runtime.errors import UsageError, building
+from dinov2_detrex.runtime.errors import building
 from dinov2_detrex.training.precision import Precision, choose_dtype
+from dinov2_detrex.training.step_memory import step_memory
 
 REST = "rest"
 # part -> beginnings of module names; the longest that fits decides
@@ -40,6 +41,11 @@ GFLOP: one forward pass in evaluation; a multiply-add is 2. Counted are convolut
 the weighted sums of deformable attention; not norms, activations, softmax, sampling weights, resizing, post-processing.
 kept: memory that a forward pass in training holds until the backward pass, every storage once, at the first part that
 keeps it; without parameters and buffers, gradients, the optimizer's state, and what is freed on the way."""
+
+
+TOLD = """\
+peak: told for {device} from the sizes of tensors, without a run there; forward, backward and optimizer, of two steps.
+Not in it: CUDA's context and work spaces of its libraries (about 1 GiB), what operators allocate inside, and gaps."""
 
 
 def part_of(name: str, model: nn.Module) -> str:
@@ -129,26 +135,6 @@ def _mode(model: nn.Module, training: bool):
         model.train(before)
 
 
-def random_inputs(image_hw: tuple[int, int], batch: int, channels: int, boxes_per_image: int = 7) -> list[dict]:
-    """Training records with random pixels and boxes of class 0, the same from call to call; 7 is COCO's mean.
-
-    Raises:
-        ValueError: there is no pixel or no image.
-    """
-    if min(*image_hw, batch) < 1:
-        raise UsageError(f"{batch} images of {image_hw[0]} x {image_hw[1]} pixels: nothing to measure")
-    generator, records = torch.Generator().manual_seed(0), []
-    height, width = image_hw
-    for _ in range(batch):
-        corners = torch.rand(boxes_per_image, 2, 2, generator=generator).sort(dim=1).values  # two points (x, y)
-        boxes = Boxes((corners * torch.tensor([width, height])).flatten(1))
-        labels = torch.zeros(boxes_per_image, dtype=torch.int64)
-        image = torch.randint(0, 256, (channels, height, width), dtype=torch.uint8, generator=generator)
-        instances = Instances(image_hw, gt_boxes=boxes, gt_classes=labels)
-        records.append({"image": image, "instances": instances, "height": height, "width": width})
-    return records
-
-
 def analyze(cfg, image_hw: tuple[int, int], batch: int = 1) -> str:
     """Build the model of a training config and report the costs of its parts.
 
@@ -181,3 +167,22 @@ def as_table(trained: Counter, frozen: Counter, flops: Counter, saved: Counter) 
     cells = [(part, f"{t:,}", f"{f:,}", f"{n / 1e9:,.1f}", f"{k / 2**20:,.1f}") for part, t, f, n, k in rows]
     header = ("part", "parameters trained", "frozen", "GFLOP", "kept, MiB")
     return tabulate(cells, header, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
+
+
+def memory_report(cfg, image_hw: tuple[int, int], batch: int, device_type: str) -> str:
+    """What a training step of the config will take on a device that need not be there, as a table in Markdown.
+
+    Args:
+        cfg: a training config; `train.amp`, `train.model_ema` and its optimizer count.
+        image_hw: size of the images in pixels, before the detector pads them.
+        batch: images that go through the model at once.
+        device_type: "cuda" or "cpu".
+    """
+    inputs = random_inputs(image_hw, batch, len(cfg.model.get("pixel_mean", (0, 0, 0))))
+    memory = step_memory(cfg, inputs, torch.device(device_type))
+    rows = sorted(memory.parts.items(), key=lambda part: -part[1])
+    cells = [(name.lower(), f"{size / 2**20:,.1f}") for name, size in [*rows, ("peak", memory.peak)]]
+    table = tabulate(cells, ("at the peak of a step", "MiB"), tablefmt="github", colalign=("left", "right"))
+    images = "1 image" if batch == 1 else f"{batch} images"
+    header = f"{images} of {image_hw[0]} x {image_hw[1]} pixels (height x width) on {device_type}"
+    return "\n\n".join((header, table, TOLD.format(device=device_type)))

@@ -99,9 +99,12 @@ class FlopsOfOperators(TorchDispatchMode):
 def is_product(operator: str) -> bool:
     """Whether the name of an operator, as "aten::addmm", says that it multiplies matrices or vectors.
 
-    True for any operator that is not torch's own: nobody here knows what it does.
+    True for any operator that is not torch's own: nobody here knows what it does. This project's own is counted by
+    `sampling_flops`.
     """
     namespace, _, name = operator.partition("::")
+    if namespace == "dinov2_detrex":
+        return False
     return namespace not in ("aten", "prim", "profiler") or any(map(PRODUCT.fullmatch, name.split("_")))
 
 

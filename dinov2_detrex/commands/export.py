@@ -81,6 +81,6 @@ def _say_of_tensorrt(path):
 
 def _number(text):
     try:
-        return AT_LEAST_1(text)
+        return int(AT_LEAST_1(text))
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--batch {error}, or `dynamic`") from error

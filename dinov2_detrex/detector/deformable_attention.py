@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dinov2_detrex.detector.deformable_kernel import attend, kernel_serves
 from dinov2_detrex.detector.weighted_rows import sparse_gradients, suits_sparse_backward, sum_rows
 from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
 
@@ -159,7 +160,8 @@ def multi_scale_deformable_attention(
     """The operator: sum over levels and points of the attention weight times the bilinearly sampled value.
 
     Cells are squares with their values at the centres, and what lies outside of a level is zero (`grid_sample` with
-    `align_corners=False, padding_mode="zeros"`). Half precision is computed in float32.
+    `align_corners=False, padding_mode="zeros"`). Half precision is computed in float32. On CUDA a kernel does it, see
+    `deformable_kernel`.
 
     Args:
         value: (B, S, M, Dh).
@@ -177,6 +179,8 @@ def multi_scale_deformable_attention(
     num_images, num_cells, num_heads, width = value.shape
     if sum(h * w for h, w in shapes_hw) != num_cells:
         raise AssertionError(f"levels of (height, width) {list(shapes_hw)} do not add up to {num_cells} cells")
+    if kernel_serves(value):
+        return attend(value, shapes_hw, sampling_locations, attention_weights)
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     inputs = value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
     operator = _RecomputedSum.apply if suits_sparse_backward(value) else _sampled_sum

@@ -20,6 +20,8 @@ from dinov2_detrex.runtime.values import require_number, require_share
 
 CLASS_COSTS = ("focal_loss_cost", "ce_cost", "modulated_focal_cost")
 
+MAX_COSTS = 2**24  # computed at once, in float32 64 MiB, and about ten times as much on the way
+
 
 class NonFinitePredictions(FloatingPointError, ValueError, AssertionError):
     """The detector's outputs contain NaN or infinity: training diverged, or the weights are broken.
@@ -98,7 +100,7 @@ class HungarianMatcher(nn.Module):
         logits, padded = outputs["pred_logits"], pad_targets(targets)
         if any(padded.counts) and int(padded.labels.max()) >= logits.shape[-1]:
             raise IndexError(f"label {int(padded.labels.max())} is not below num_classes={logits.shape[-1]}")
-        pairs = self._assign(self.cost(logits[None], outputs["pred_boxes"][None], padded), padded.counts)[0]
+        pairs = self._assign(self.cost_by_parts(logits[None], outputs["pred_boxes"][None], padded), padded.counts)[0]
         return [(torch.from_numpy(query), torch.from_numpy(target)) for query, target in pairs]
 
     def match_layers(self, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor | None = None) -> Matches:
@@ -113,10 +115,21 @@ class HungarianMatcher(nn.Module):
         Raises:
             NonFinitePredictions: a cost is not finite.
         """
-        pairs = self._assign(self.cost(logits, boxes, targets, labels), targets.counts)
+        pairs = self._assign(self.cost_by_parts(logits, boxes, targets, labels), targets.counts)
         index = torch.from_numpy(np.stack([np.concatenate(layer, axis=1) for layer in pairs]))  # L 2 P
         query, target = index.to(logits.device, non_blocking=True).unbind(1)
         return Matches(image_of_pairs(targets.counts, logits.shape[2], logits.device), query, target)
+
+    def cost_by_parts(self, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor | None = None) -> Tensor:
+        """`cost`, on the host where it has more than `MAX_COSTS` entries.
+
+        Then a part of the queries is done at a time: many objects in an image do not fill the device.
+        """
+        num_queries = max(1, MAX_COSTS // max(targets.labels.numel() * len(logits), 1))  # at once
+        if num_queries >= logits.shape[2]:
+            return self.cost(logits, boxes, targets, labels)
+        parts = zip(logits.split(num_queries, dim=2), boxes.split(num_queries, dim=2))
+        return torch.cat([self.cost(*part, targets, labels).cpu() for part in parts], dim=2)
 
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor | None = None) -> Tensor:
@@ -152,8 +165,8 @@ class HungarianMatcher(nn.Module):
 
 def image_of_pairs(counts: tuple[int, ...], limit: int, device: torch.device) -> Tensor:
     """(P,): 0 as often as image 0 has objects (but at most `limit` times), then 1 for image 1, and so on."""
-    repeats = torch.tensor(counts).clamp(max=limit)
-    return torch.arange(len(counts)).repeat_interleave(repeats).to(device, non_blocking=True)
+    image = [index for index, count in enumerate(counts) for _ in range(min(count, limit))]
+    return torch.tensor(image, dtype=torch.int64).to(device, non_blocking=True)
 
 
 def match_predictions(matcher: nn.Module, logits: Tensor, boxes: Tensor, targets: Targets, labels: Tensor) -> Matches:

@@ -23,14 +23,15 @@ def try_neck(backbone: Backbone, neck: nn.Module) -> Sequence[Tensor]:
         its levels, (1, C, H, W) each; [] where the backbone does not state channels and strides.
     """
     shapes = backbone.output_shape()
-    if any(shape.channels is None or not shape.stride for shape in shapes.values()):
+    stated = {name: (s.channels, s.stride) for name, s in shapes.items() if s.channels is not None and s.stride}
+    if len(stated) < len(shapes):
         return []
-    coarsest = max(shape.stride for shape in shapes.values())
+    coarsest = max(stride for _, stride in stated.values())
     like = next(neck.parameters(), torch.empty(0))
     maps = {}
-    for name, shape in shapes.items():
-        side = math.ceil(_CELLS * coarsest / shape.stride)
-        maps[name] = torch.zeros((1, shape.channels, side, side), dtype=like.dtype, device=like.device)
+    for name, (channels, stride) in stated.items():
+        side = math.ceil(_CELLS * coarsest / stride)
+        maps[name] = torch.zeros((1, channels, side, side), dtype=like.dtype, device=like.device)
     modes = {module: module.training for module in neck.modules()}
     try:
         return neck.eval()(maps)

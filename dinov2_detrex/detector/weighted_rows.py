@@ -85,6 +85,8 @@ def sparse_gradients(
         grad: (N, D).
         needs: the table's is needed; the weights' is needed.
     """
+    if type(table) is not Tensor:  # one without data, to plan with
+        return torch.empty_like(table) if needs[0] else None, torch.empty_like(weights) if needs[1] else None
     grad = grad.contiguous()
     starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row
     grad_table = _transposed_product(starts, rows, weights, grad, len(table)) if needs[0] else None

@@ -40,7 +40,7 @@ def export(source: Source, options: ExportOptions, out: Path, images: Sequence[T
     """
     if out.exists():
         raise UserError(f"{out} exists; give another name with --out, or remove it")
-    model = source.predictor.model
+    model = source.model
     shapes = GraphShapes.of(model, options.size_hw, options.batch, options.raw, options.largest)
     graph = shapes.describe(options.dtype, guarded=options.format in ("torch-export", "aotinductor"))
     form = exportable(model, shapes.canvas_hw)
@@ -94,7 +94,7 @@ def _aps(source: Source, options: ExportOptions, path: Path) -> dict[str, float]
     """AP of the detector and of the file on the data set."""
     assert options.data is not None
     predictor = source.predictor
-    models = {"PyTorch": predictor.model, "file": ExportedDetector(load_runtime(path), path).eval()}
+    models = {"PyTorch": source.model, "file": ExportedDetector(load_runtime(path), path).eval()}
     given = predictor.mapper, predictor.classes.names, options.data, options.data_images
     return {name: average_precision(model, *given)["bbox"]["AP"] for name, model in models.items()}
 
@@ -105,8 +105,8 @@ def verify_file(source: Source, path: Path, images: Sequence[Tensor]) -> Verdict
     Raises:
         UserError: it cannot be run, or does not answer as the detector does.
     """
-    graph = load_runtime(path).metadata.get("graph") or guessed_graph(path, source.predictor.model)
-    verdict = verify(path, graph, source.predictor.model, images, TOLERANCES[graph["dtype"]])
+    graph = load_runtime(path).metadata.get("graph") or guessed_graph(path, source.model)
+    verdict = verify(path, graph, source.model, images, TOLERANCES[graph["dtype"]])
     if verdict.comparison.num_unmatched and graph["dtype"] == "fp32":
         raise UserError(f"{path} does not answer as {source.name}: {verdict.lines()[0]}")
     return verdict

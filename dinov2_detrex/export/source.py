@@ -17,6 +17,7 @@ from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.config.saving import settled, without_anchors
 from dinov2_detrex.data.folders import IMAGE_SUFFIXES
 from dinov2_detrex.data.shapes import draw_image
+from dinov2_detrex.detector import DINO
 from dinov2_detrex.inference.detections import DEFAULT_THRESHOLD
 from dinov2_detrex.inference.exported import FORMAT
 from dinov2_detrex.inference.predictor import Predictor
@@ -44,6 +45,18 @@ class Source:
     mapper_yaml: str
     thresholds: dict[str, Any]
     examples: list[Path]
+
+    @property
+    def model(self) -> DINO:
+        """The detector.
+
+        Raises:
+            UserError: it is none that can be exported.
+        """
+        model = self.predictor.model
+        if not isinstance(model, DINO):
+            raise UserError(f"{self.name} is a {type(model).__name__}; of the detectors DINO alone can be exported")
+        return model
 
 
 def open_source(source: str, overrides: Sequence[str] = (), weights: str = "") -> Source:
@@ -85,7 +98,7 @@ def describe(source: Source, graph: dict[str, Any]) -> dict[str, Any]:
         source: what is exported.
         graph: "raw", "batch", "height", "width" (None where any), "multiple", "smallest", "largest", "dtype".
     """
-    model, classes = source.predictor.model, source.predictor.classes
+    model, classes = source.model, source.predictor.classes
     return {
         "format": FORMAT,
         "name": source.name,
@@ -124,13 +137,13 @@ def pictures(source: Source, given: Sequence[str]) -> list[torch.Tensor]:
     """
     files = [path for place in given for path in picture_files(Path(place))] or source.examples
     if files:
-        return [rgb(source.predictor, source.predictor.mapper({"file_name": str(path)})["image"]) for path in files]
+        return [as_mapped(source, path) for path in files]
     with tempfile.TemporaryDirectory() as folder:
         drawn = []
         for seed in range(NUM_DRAWN):
             path = Path(folder) / f"{seed}.png"
             draw_image(np.random.default_rng(seed), 640)[0].save(path)
-            drawn.append(rgb(source.predictor, source.predictor.mapper({"file_name": str(path)})["image"]))
+            drawn.append(as_mapped(source, path))
         return drawn
 
 
@@ -144,9 +157,10 @@ def picture_files(place: Path) -> list[Path]:
     return found
 
 
-def rgb(predictor: Predictor, image: torch.Tensor) -> torch.Tensor:
-    """An image of the predictor's mapper as RGB."""
-    return image.flip(0) if predictor.model.input_format == "BGR" else image
+def as_mapped(source: Source, path: Path) -> torch.Tensor:
+    """(3, h, w), uint8, RGB: a picture as the detector's mapper leaves it."""
+    image = source.predictor.mapper({"file_name": str(path)})["image"]
+    return image.flip(0) if source.model.input_format == "BGR" else image
 
 
 def to_json(metadata: dict[str, Any]) -> str:

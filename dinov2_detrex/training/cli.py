@@ -8,6 +8,7 @@ from dinov2_detrex.config.loading import load
 from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.openmp import yield_when_busy
 from dinov2_detrex.runtime.processes import under_torchrun
+from dinov2_detrex.training.batch_size import settle_batch
 from dinov2_detrex.training.distributed import Processes, check_processes, launch, processes_of_torchrun
 from dinov2_detrex.training.run import run
 
@@ -22,9 +23,11 @@ def train(args: argparse.Namespace, afterwards: Callable[[str], None] | None = N
     Raises:
         UserError: for everything that its user can put right.
     """
+    processes = Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    total = processes_of_torchrun().total if under_torchrun() else max(processes.total, 1)
+    args.overrides = settle_batch(args.config_file, args.overrides, total, args.resume)
     cfg = load(args.config_file, args.overrides)
     device_type = choose_device(cfg.train.device).type
-    processes = Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     if under_torchrun():
         check_processes(processes_of_torchrun(), device_type)
     elif processes.total > 1:

@@ -32,6 +32,10 @@ class ModelEMA:
             name: value.detach().to(device or value.device, copy=True) for name, value in self._moving_tensors().items()
         }
 
+    def tensors(self) -> list[torch.Tensor]:
+        """What the average takes memory for."""
+        return list(self._moving.values())
+
     @torch.no_grad()
     def update(self, decay: float | None = None) -> None:
         """Take one step towards the model's present weights, with another decay than the average's own if given."""

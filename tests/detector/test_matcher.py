@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from dinov2_detrex.detector import HungarianMatcher
+from dinov2_detrex.detector import HungarianMatcher, matcher
 from dinov2_detrex.detector.targets import pad_targets
 
 
@@ -74,6 +74,21 @@ def test_more_objects_than_queries_match_every_query():
     assert matches.image.tolist() == [0, 0, 0, 1]
     assert matches.query[0, :3].tolist() == [0, 1, 2]
     assert len(set(matches.target[0, :3].tolist())) == 3
+
+
+def test_many_objects_are_matched_a_part_of_the_queries_at_a_time_with_the_same_costs(monkeypatch):
+    logits, boxes, targets = random_case(counts=(7, 3), num_queries=11)
+    targets, sizes = pad_targets(targets), []
+    whole = HungarianMatcher().cost_by_parts(logits, boxes, targets)
+
+    class Watched(HungarianMatcher):
+        def cost(self, *arguments):
+            sizes.append(super().cost(*arguments).numel())
+            return super().cost(*arguments)
+
+    monkeypatch.setattr(matcher, "MAX_COSTS", 100)
+    torch.testing.assert_close(Watched().cost_by_parts(logits, boxes, targets), whole, rtol=0, atol=1e-6)
+    assert len(sizes) > 1 and max(sizes) <= 100 and sum(sizes) == whole.numel()
 
 
 def test_no_objects_match_nothing():

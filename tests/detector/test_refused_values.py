@@ -89,7 +89,7 @@ KINDS = {
     "lr factor": {"lr_decay_rate": WEIGHT, "num_layers": COUNT, "backbone_factor": WEIGHT},
 }  # fmt: skip
 ARGUMENTS = [(part, name) for part, kinds in KINDS.items() for name in kinds]
-NULL_IS_A_DEFAULT = {"eos_coef", "patch_size", "img_size"}
+NULL_IS_A_DEFAULT = {("criterion", "eos_coef"), *(("vit", name) for name in KINDS["vit"] if name != "window_size")}
 NEVER = st.sampled_from([math.nan, math.inf, -math.inf, True, "abc", "", {"a": 1}, 10**400])
 FRACTIONS = st.floats(0.01, 1e6).filter(lambda value: value != int(value))
 REFUSED = {
@@ -104,7 +104,7 @@ REFUSED = {
 def argument_and_refused_value(draw):
     part, name = draw(st.sampled_from(ARGUMENTS))
     values = REFUSED[KINDS[part][name]]
-    return part, name, draw(values if name in NULL_IS_A_DEFAULT else values | st.none())
+    return part, name, draw(values if (part, name) in NULL_IS_A_DEFAULT else values | st.none())
 
 
 @settings(deadline=None, max_examples=200)

@@ -9,13 +9,13 @@ import detectron2.data.transforms as T
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
-from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 from tiny_detector import TinyDetector
 
 from dinov2_detrex.data import coco_dataset_dicts
+from dinov2_detrex.evaluation import COCOEvaluator
 
 ROOT = os.environ.get("TINY_SHAPES", "tiny_shapes")
 

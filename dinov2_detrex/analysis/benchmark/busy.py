@@ -12,9 +12,9 @@ from detectron2.config import instantiate
 
 from dinov2_detrex.analysis.benchmark.step import training_step
 from dinov2_detrex.analysis.benchmark.timing import as_table, check_repeats
-from dinov2_detrex.analysis.cost import random_inputs
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_pretrained
+from dinov2_detrex.data.random_records import random_inputs
 from dinov2_detrex.runtime.openmp import usable_cores, yield_when_busy
 
 WAITS = {"spinning": nullcontext, "yielding": yield_when_busy}

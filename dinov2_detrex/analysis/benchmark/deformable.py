@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, largest_difference, peak_column
 from dinov2_detrex.detector import weighted_rows
 from dinov2_detrex.detector.deformable_attention import bilinear_rows, bordered
+from dinov2_detrex.detector.deformable_kernel import attend, by_grid_sample, kernel_serves
 
 Operator = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
@@ -75,8 +75,10 @@ def columns(what: str, seconds: dict[str, float], name: str) -> dict[str, float]
 
 
 def forms(device: torch.device) -> dict[str, Operator]:
-    """The forms that run on this device; `sparse backward` is for CPUs with MKL."""
+    """The forms that run on this device; `sparse backward` is for CPUs with MKL, the Triton kernel for GPUs."""
     found: dict[str, Operator] = {"grid_sample": by_grid_sample}
+    if kernel_serves(torch.empty(0, device=device)):
+        found["Triton kernel"] = attend
     if device.type == "cpu" and torch.backends.mkl.is_available():
         found["embedding_bag, sparse backward"] = in_form(weighted_rows.sum_rows_sparse)
     found["embedding_bag, torch's backward"] = in_form(weighted_rows.sum_rows_bag)
@@ -92,20 +94,6 @@ def in_form(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Operator:
         return form(table, *bilinear_rows(locations, weights, shapes_hw)).view(len(value), -1, value[0, 0].numel())
 
     return operator
-
-
-def by_grid_sample(value: Tensor, shapes_hw, locations: Tensor, weights: Tensor) -> Tensor:
-    """The operator with a `grid_sample` for every level; arguments as of `multi_scale_deformable_attention`."""
-    num_images, num_queries, num_heads, num_levels = locations.shape[:4]
-    width = value.shape[-1]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # L B*M Q P 2
-    sampled = []
-    for hw, cells, grid in zip(shapes_hw, value.split([h * w for h, w in shapes_hw], dim=1), grids):
-        maps = cells.permute(0, 2, 3, 1).reshape(num_images * num_heads, width, *hw)
-        sampled.append(F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    share = weights.transpose(1, 2).reshape(num_images * num_heads, 1, num_queries, -1)
-    out = (torch.cat(sampled, dim=-1) * share).sum(-1)  # B*M Dh Q
-    return out.view(num_images, num_heads * width, num_queries).transpose(1, 2).contiguous()
 
 
 def with_gradients(operator: Operator, shapes_hw, inputs: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:

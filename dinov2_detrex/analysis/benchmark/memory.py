@@ -10,8 +10,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 
 from dinov2_detrex.analysis.benchmark.timing import as_table, now
-from dinov2_detrex.analysis.cost import random_inputs
 from dinov2_detrex.config import recipes_dir
+from dinov2_detrex.data.random_records import random_inputs
 
 RECIPE = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
 VARIANTS = {

@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dinov2_detrex.analysis.benchmark.timing import as_table, check_repeats, now, peak_column
-from dinov2_detrex.analysis.cost import PARTS, REST, part_of, random_inputs
+from dinov2_detrex.analysis.cost import PARTS, REST, part_of
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
+from dinov2_detrex.data.random_records import random_inputs
 from dinov2_detrex.runtime.errors import building
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
+from dinov2_detrex.training.precision import Precision
 
 STEPS = ("backward", "clipping", "optimizer")
 
@@ -52,17 +54,34 @@ def report(
     return f"{title}\n\n{as_table(trained)}\n\nevaluation forward\n\n{as_table(evaluated)}"
 
 
-def training_step(cfg: DictConfig, model: nn.Module, inputs: list[dict], device) -> Callable[[], Counter]:
-    """A function that takes one step and says how many seconds each part took; with the config's optimizer."""
+def training_step(
+    cfg: DictConfig,
+    model: nn.Module,
+    inputs: list[dict],
+    device: torch.device,
+    precision: Precision | None = None,
+    called: Callable[..., Any] | None = None,
+) -> Callable[[], Counter]:
+    """A function that takes one step and says how many seconds each part took; with the config's optimizer.
+
+    Args:
+        cfg: of the optimizer and of clipping.
+        model: whose parts are timed.
+        inputs: training records.
+        device: of the model.
+        precision: of the forward pass; None for the parameters' own dtype.
+        called: what runs the model, if it is not the model itself: then it is one part, `REST`.
+    """
     optimizer = build_optimizer(cfg.optimizer, model)
     clip_gradients = gradient_clipping(train_options(cfg).clip_grad)
+    forward, precision = called or model, precision or Precision(device)
 
     def step() -> Counter:
         model.train()
-        clock = PartClock(model, device)
+        clock = PartClock(model if forward is model else nn.Module(), device)
         optimizer.zero_grad()
-        with clock:
-            loss = cast(torch.Tensor, sum(model(inputs).values()))
+        with clock, precision.autocast():
+            loss = cast(torch.Tensor, sum(forward(inputs).values()))
         clock.measure("backward", loss.backward)
         if clip_gradients is not None:
             clock.measure("clipping", partial(clip_gradients, model.parameters()))
@@ -72,14 +91,24 @@ def training_step(cfg: DictConfig, model: nn.Module, inputs: list[dict], device)
     return step
 
 
-def evaluation(model: nn.Module, inputs: list[dict], device) -> Callable[[], Counter]:
-    """A function that detects once and says how many seconds each part took; post-processing is in `REST`."""
+def evaluation(
+    model: nn.Module,
+    inputs: list[dict],
+    device: torch.device,
+    precision: Precision | None = None,
+    called: Callable[..., Any] | None = None,
+) -> Callable[[], Counter]:
+    """A function that detects once and says how many seconds each part took; post-processing is in `REST`.
+
+    Arguments as of `training_step`.
+    """
+    forward, precision = called or model, precision or Precision(device)
 
     @torch.no_grad()
     def detect() -> Counter:
         model.eval()
-        with PartClock(model, device) as clock:
-            model(inputs)
+        with PartClock(model if forward is model else nn.Module(), device) as clock, precision.autocast():
+            forward(inputs)
         return clock.seconds
 
     return detect

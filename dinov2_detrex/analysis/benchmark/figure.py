@@ -1,0 +1,50 @@
+"""How do time and memory grow with the image and the batch? A figure of a run of `detector` (matplotlib)."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from dinov2_detrex.runtime.errors import MissingPackageError
+from dinov2_detrex.runtime.files import atomic_write
+
+if TYPE_CHECKING:  # an extra
+    from matplotlib.axes import Axes
+
+PANELS = (("s", "seconds"), ("peak, MiB", "peak memory, MiB"))
+
+
+def draw(run: dict[str, Any], path: str) -> None:
+    """Write a figure with a line for each kind of work, batch, dtype and config, over the images' pixels.
+
+    Args:
+        run: of `detector.measure`.
+        path: ends as matplotlib's formats do.
+
+    Raises:
+        MissingPackageError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError('--plot needs matplotlib: pip install "dinov2_detrex[plot]"') from error
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
+        draw_lines(axes, run["rows"], column)
+        axes.set(xlabel="image, megapixels", ylabel=label)
+    figure.axes[0].legend(fontsize="small")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.rpartition(".")[2] if "." in path else "png")
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
+
+
+def draw_lines(axes: "Axes", rows: list[dict[str, Any]], column: str) -> None:
+    """One panel."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        height, width = map(int, row["size"].split(" x "))
+        how = ", compiled" if row["compiled"] else ""
+        name = f"{row['work']}, batch {row['batch']}, {row['dtype']}{how}, {row['config'].rpartition('/')[2]}"
+        lines.setdefault(name, []).append((height * width / 1e6, row[column]))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points)), marker="o", label=name)
+    axes.set_ylim(bottom=0)
