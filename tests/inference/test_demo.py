@@ -31,8 +31,10 @@ def picture(tmp_path_factory):
 
 
 def test_table_and_line_say_what_the_predictor_finds(demo, picture):
-    shown = demo.show(demo.look(picture), threshold=0.5)
-    expected = demo.predictor(picture, score_threshold=0.5)
+    seen = demo.look(picture)
+    threshold = float(seen.detections.scores[4])
+    shown = demo.show(seen, threshold)
+    expected = demo.predictor(picture, score_threshold=threshold)
     assert 0 < len(expected) < 10 and len(shown.rows) == len(expected)
     for (name, score, *box), found, corners in zip(shown.rows, expected, expected.boxes_xyxy):
         assert name == found["category_name"] and score == pytest.approx(found["score"], abs=1e-3)
@@ -60,18 +62,19 @@ def test_boxes_are_drawn_where_they_are_also_on_a_smaller_picture(demo, tmp_path
     assert drawn[:, 1].max() >= min(boxes[:, 2].max(), SHOWN_PX - 1) - 2
 
 
-def test_the_features_are_the_innermost_backbones_without_the_padding(tiny_run, picture):
-    predictor = tiny_run.predictor
-    with overheard(predictor.model) as heard:
-        predictor(picture)
-    vit = [module for module in predictor.model.modules() if isinstance(module, Backbone)][-1]
+def test_the_features_are_the_innermost_backbones_without_the_padding(tiny_run):
+    model = tiny_run.predictor.model
+    vit = [module for module in model.modules() if isinstance(module, Backbone)][-1]
+    record = {"image": torch.randint(0, 256, (3, 70, 100), dtype=torch.uint8)}
     with torch.inference_mode():
-        record = predictor.mapper({"file_name": str(picture)})
-        expected = vit(predictor.model.preprocess([record]).tensor)["p-1"]
-    rows, columns = (-(-side // 16) for side in record["image"].shape[1:])
-    assert rows < expected.shape[2] or columns < expected.shape[3]
+        with overheard(model) as heard:
+            model([record])
+        (expected,) = vit(model.preprocess([record]).tensor).values()
+    stride = vit.output_shape()["p-1"].stride
+    rows, columns = -(-70 // stride), -(-100 // stride)
+    assert (rows, columns) != expected.shape[2:]
     assert torch.allclose(heard.image_map, expected[0, :, :rows, :columns], atol=1e-5)
-    assert not vit._forward_hooks and not predictor.model._forward_pre_hooks
+    assert not vit._forward_hooks and not model._forward_pre_hooks
 
 
 def test_cells_that_are_alike_have_one_colour():
