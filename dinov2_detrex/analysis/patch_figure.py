@@ -11,6 +11,7 @@ from PIL import Image
 
 from dinov2_detrex.runtime.errors import MissingPackageError
 from dinov2_detrex.runtime.files import atomic_write
+from dinov2_detrex.visualization.feature_colours import as_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,21 +25,6 @@ def kernel_sheet(kernel: torch.Tensor) -> np.ndarray:
     scaled = 0.5 + filters / (2 * filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12))
     framed = F.pad(scaled, (0, 0, 1, 1, 1, 1), value=1.0)  # a white line around each
     return torch.cat([torch.cat(list(row), dim=1) for row in framed.split(KERNEL_COLUMNS)], dim=0).numpy()
-
-
-def principal_directions(feature_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (C,) and three principal directions (C, 3) of an (H, W, C) map."""
-    cells = feature_map.flatten(0, 1)
-    centre = cells.mean(0)
-    return centre, torch.linalg.svd(cells - centre, full_matrices=False).Vh[:3].T
-
-
-def as_colours(feature_maps: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """(H, W, C) maps as RGB in 0..1, all on the three principal directions and the range of the first."""
-    centre, directions = principal_directions(feature_maps[0])
-    projected = [(feature_map - centre) @ directions for feature_map in feature_maps]
-    low, high = projected[0].flatten(0, 1).quantile(torch.tensor([0.02, 0.98]), dim=0)
-    return [((p - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).numpy() for p in projected]
 
 
 def draw(

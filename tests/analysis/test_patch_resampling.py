@@ -9,8 +9,9 @@ from conftest import ROOT
 from PIL import Image
 from tiny_vits import PLAIN, TINY, randomise, relative_error
 
-from dinov2_detrex.analysis.patch_figure import as_colours, kernel_sheet
+from dinov2_detrex.analysis.patch_figure import kernel_sheet
 from dinov2_detrex.analysis.patch_resampling import build_variants, compare, features, grid_of, kernel_statistics
+from dinov2_detrex.visualization.feature_colours import as_colours
 
 
 @pytest.fixture
