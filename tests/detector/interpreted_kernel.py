@@ -63,7 +63,7 @@ def test_nothing_to_attend_with_gives_nothing(case):
 
 
 def test_borders_and_cell_centres_are_the_references():
-    """At cell centres the gradient jumps; at -1 and at the size of the level, where it stops, it may be either side's."""
+    """At cell centres the gradient jumps; at -1 and at the size of the level it stops, and may be either side's."""
     shapes_hw = [(4, 8)]
     edges = torch.tensor([-1.0, -0.5, 0.0, 1.0, 6.5, 7.0, 7.5, 8.0, 8.5, -1.5])
     x, y = torch.meshgrid(edges, edges.clamp(max=4), indexing="ij")
