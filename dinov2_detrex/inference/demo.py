@@ -194,7 +194,7 @@ def _hear_size(heard: Heard, records: Sequence[dict[str, Any]]) -> None:
     heard.input_hw = (height, width)
 
 
-def _hear_map(heard: Heard, maps: dict[str, Tensor], strides: dict[str, int | None]) -> None:
+def _hear_map(heard: Heard, maps: dict[str, Tensor], strides: dict[str, float | None]) -> None:
     name = list(strides)[-1]
     stride = strides[name] or 1
     rows, columns = (-(-side // stride) for side in heard.input_hw)
