@@ -197,7 +197,7 @@ def _hear_size(heard: Heard, records: Sequence[dict[str, Any]]) -> None:
 def _hear_map(heard: Heard, maps: dict[str, Tensor], strides: dict[str, float | None]) -> None:
     name = list(strides)[-1]
     stride = strides[name] or 1
-    rows, columns = (-(-side // stride) for side in heard.input_hw)
+    rows, columns = (int(-(-side // stride)) for side in heard.input_hw)
     heard.image_map = maps[name][0, :, :rows, :columns].float().cpu()
 
 
