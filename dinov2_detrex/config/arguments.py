@@ -6,7 +6,6 @@ silence. Arguments that the tables do not name are their callable's business, ex
 """
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -86,41 +85,16 @@ class OneOf:
     """One of some texts."""
 
     texts: tuple[str, ...]
-    optional: bool = False
 
     def takes(self, value: Any) -> bool:
         """Whether `value` is one of them."""
-        return value in self.texts or value is None and self.optional
+        return value in self.texts
 
     def __str__(self) -> str:
-        return " or ".join(map(repr, self.texts)) + (", or null" if self.optional else "")
+        return " or ".join(map(repr, self.texts))
 
 
-@dataclass(frozen=True)
-class Yes:
-    """True, which is said for the sake of a callable that could do otherwise."""
-
-    def takes(self, value: Any) -> bool:
-        """Whether `value` is true."""
-        return value is True
-
-    def __str__(self) -> str:
-        return "true"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A path, or null."""
-
-    def takes(self, value: Any) -> bool:
-        """Whether `value` is one of these."""
-        return value is None or isinstance(value, os.PathLike) or isinstance(value, str) and "\0" not in value
-
-    def __str__(self) -> str:
-        return "a path, or null"
-
-
-Argument = Number | Numbers | Flag | Called | OneOf | Yes | Folder
+Argument = Number | Numbers | Flag | Called | OneOf
 
 _AT_LEAST_0 = Number(Range(low=0))
 _FRACTION = Number(Range(low=0, high=1))
@@ -143,18 +117,13 @@ _OF_LOADER: dict[str, Argument] = {
     "collate_fn": Called(),
 }
 _OF_DATASET: dict[str, Argument] = {"filter_empty": Flag(), "check": Flag(), "skip_bad_images": Flag()}
-_FORMATS = OneOf(("RGB", "BGR", "L", "1", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "YUV-BT.601"), optional=True)
-_OF_MAPPER: dict[str, Argument] = {"image_format": _FORMATS, "img_format": OneOf(("RGB", "BGR", "L"))}
 _OPTIONAL_RATE = Number(Range(low=0), optional=True)
 # section -> argument -> what it takes
 ARGUMENTS: dict[str, dict[str, Argument]] = {
     "dataloader.train": _OF_LOADER,
     "dataloader.train.dataset": _OF_DATASET,
-    "dataloader.train.mapper": _OF_MAPPER | {"is_train": Yes()},
     "dataloader.test": _OF_LOADER,
     "dataloader.test.dataset": _OF_DATASET,
-    "dataloader.test.mapper": _OF_MAPPER | {"is_train": Flag()},
-    "dataloader.evaluator": {"output_dir": Folder()},
     "optimizer": {
         "lr": _AT_LEAST_0,
         "weight_decay": _AT_LEAST_0,

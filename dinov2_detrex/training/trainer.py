@@ -18,7 +18,6 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from dinov2_detrex.config.train_options import DivergenceOptions, WeightBy
-from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.seeding import STEP, derive_seed, seed_generators
 from dinov2_detrex.training import parallel
 from dinov2_detrex.training.errors import TrainingDiverged
@@ -138,11 +137,6 @@ class Trainer(TrainerBase):
     def _losses(self, batch: list[dict]):
         try:
             return self.model(batch)
-        except KeyError as error:
-            if error.args != ("instances",):
-                raise
-            names = ", ".join(image.get("file_name", "?") for image in batch if "instances" not in image)
-            raise UserError(f"training images without annotations or a mapper that gives none: {names}") from error
         except FloatingPointError as error:  # a detector that cannot match NaN to objects says so before any loss
             names = ", ".join(image.get("file_name", "?") for image in batch)
             raise TrainingDiverged(f"iteration {self.iter}: {error}; images: {names}") from error

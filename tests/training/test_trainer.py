@@ -1,6 +1,5 @@
 """The training step: accumulation equals the large batch, broken losses end the run, rates follow the schedule."""
 
-import json
 import math
 import re
 
@@ -183,13 +182,3 @@ def test_rates_are_scaled_for_the_batch_when_asked(rule, factor):
     assert scale_learning_rates(optimizer, 64, options) == factor
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * factor)
     assert scale_learning_rates(optimizer, 64, ScaleLrOptions(rule=ScaleRule(rule))) == 1.0
-
-
-def test_training_images_without_annotations_are_one_line_with_their_names(train, tiny_shapes, tmp_path, capfd):
-    document = json.loads((tiny_shapes / "annotations" / "instances_train.json").read_text())
-    del document["annotations"]
-    (tmp_path / "bare.json").write_text(json.dumps(document))
-    data = (f"dataloader.train.dataset.json_file={tmp_path}/bare.json", "dataloader.train.dataset.names=bare")
-    assert train("run", *data, "+dataloader.train.dataset.filter_empty=false")[0] == 1
-    stderr = capfd.readouterr().err.strip()
-    assert stderr.count("\n") == 0 and stderr.startswith("error: ") and "annotations" in stderr, stderr
