@@ -195,7 +195,7 @@ def test_trying_a_neck_changes_neither_its_modes_nor_its_statistics():
     neck.forward = lambda maps: [neck["norm"](maps["p3"] + 1)]
     before = {name: value.clone() for name, value in neck.state_dict().items()}
     (level,) = try_neck(PoolingBackbone(), neck)
-    assert level.shape == (1, 16, 16, 16)
+    assert level.shape == (1, 16, 64, 64)
     assert neck["norm"].training and not neck["frozen"].training
     assert all(torch.equal(value, before[name]) for name, value in neck.state_dict().items())
 

@@ -67,6 +67,7 @@ def assert_same(found, expected):
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_predictor_of_a_file_answers_as_that_of_its_package(made, exported):
     package, picture, _ = made
     expected = Predictor.from_pretrained(package)(picture, score_threshold=0.0)
