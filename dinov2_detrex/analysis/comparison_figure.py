@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dinov2_detrex.analysis.comparing import RunResult
-from dinov2_detrex.runtime.errors import MissingPackageError
-from dinov2_detrex.runtime.files import atomic_write
+from dinov2_detrex.visualization.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,11 +26,7 @@ def draw(results: Mapping[str, Mapping[int, RunResult]], names: Mapping[str, str
     Raises:
         MissingPackageError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError('the figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure((11, 4.2))
     over_steps, over_minutes = figure.subplots(1, 2)
     for side, runs in results.items():
         _draw_curve(over_steps, list(runs.values()), 1.0, names[side], COLOURS[side])
@@ -40,8 +35,7 @@ def draw(results: Mapping[str, Mapping[int, RunResult]], names: Mapping[str, str
     over_steps.set(xlabel="steps", ylabel="AP")
     over_minutes.set(xlabel="minutes of training", ylabel="AP")
     over_steps.legend()
-    with atomic_write(path) as file:
-        figure.savefig(file, format=path.suffix[1:])
+    save_figure(figure, path)
 
 
 def _draw_curve(panel: "Axes", runs: list[RunResult], unit: float, name: str, colour: str) -> None:

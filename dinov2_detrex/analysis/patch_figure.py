@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dinov2_detrex.runtime.errors import MissingPackageError
-from dinov2_detrex.runtime.files import atomic_write
 from dinov2_detrex.visualization.feature_colours import as_colours
+from dinov2_detrex.visualization.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,18 +43,13 @@ def draw(
     Raises:
         MissingPackageError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError('the figure needs matplotlib: pip install "dinov2_detrex[plot]"') from error
     rows, columns = 1 + len(images), 1 + len(kernels)
-    figure = Figure(figsize=(3.4 * columns, 2.9 * rows), layout="constrained")
+    figure = new_figure((3.4 * columns, 2.9 * rows), dpi=110)
     axes = figure.subplots(rows, columns, squeeze=False)
     _draw_kernels(axes[0], kernels)
     for row, (axes_row, image) in enumerate(zip(axes[1:], images)):
         _draw_features(axes_row, image, {name: maps[row] for name, maps in feature_maps.items()})
-    with atomic_write(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=110)
+    save_figure(figure, path)
 
 
 def _draw_kernels(axes_row: Sequence["Axes"], kernels: Mapping[str, torch.Tensor]) -> None:

@@ -24,10 +24,11 @@ def add_arguments(parser):
 
 def run(args):
     from dinov2_detrex.inference import Predictor
-    from dinov2_detrex.inference.exported import is_exported, needed
+    from dinov2_detrex.inference.exported import is_exported
     from dinov2_detrex.inference.serving import Limits, create_app
+    from dinov2_detrex.runtime.extras import needed
 
-    uvicorn = needed("uvicorn", "serving", extra="serve")
+    uvicorn = needed("uvicorn", "serving", "serve")
     predictor = Predictor(args.detector) if is_exported(args.detector) else Predictor.from_pretrained(args.detector)
     limits = Limits(args.max_bytes, max_waiting=args.max_waiting, timeout_s=args.timeout, max_batch=args.max_batch)
     uvicorn.run(create_app(predictor, limits, args.detector), host=args.host, port=args.port, log_level="warning")

@@ -17,11 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dinov2_detrex.data.errors import DatasetError
-from dinov2_detrex.data.generated import Recipe, write_data_set
+from dinov2_detrex.data.generated import Recipe, manifest_of, write_data_set
 from dinov2_detrex.data.outlines import FIGURES, Figure, rotated
 from dinov2_detrex.data.painting import contrasting_colour, coverage, paint_background
-from dinov2_detrex.data.paths import datasets_root
 
 CLASS_NAMES = tuple(FIGURES)
 SMALLEST_PX = 8.0  # diameter of an object before it is hidden
@@ -227,11 +225,7 @@ def generate_clutter(
         DatasetError: an image below 64 pixels, or no images.
         FileExistsError: `root` holds something that this function did not make.
     """
-    if image_size < 64 or min(num_train, num_val) < 1:
-        raise DatasetError(f"image_size={image_size} (at least 64), {num_train=}, {num_val=} (at least 1)")
-    counts = {"train": int(num_train), "val": int(num_val)}
-    manifest = {"generation": _GENERATION, "counts": counts, "image_size": int(image_size), "seed": int(seed)}
-    root = Path(root) if root is not None else datasets_root() / "clutter"
+    manifest = manifest_of(_GENERATION, num_train, num_val, image_size, seed, least_px=64)
     return write_data_set(root, Recipe("clutter", manifest, CLASS_NAMES, lambda rng: draw_image(rng, image_size)))
 
 

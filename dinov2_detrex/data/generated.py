@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dinov2_detrex.data.errors import DatasetError
+from dinov2_detrex.data.paths import datasets_root
+
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 _JPEG = {"format": "JPEG", "quality": 92, "subsampling": 0}
 
-Object = dict[
-    str, Any
-]  # "category", an index; "box", XYXY in pixels; "area" in square pixels; perhaps "corners" (N, 2)
+Object = dict[str, Any]  # "category", an index; "box", XYXY, and perhaps "corners" (N, 2) in pixels; "area"
 Draw = Callable[[np.random.Generator], tuple[Image.Image, list[Object]]]  # an image from its own random stream
 
 logger = logging.getLogger(__name__)
@@ -42,16 +43,43 @@ class Recipe:
     draw: Draw
 
 
-def write_data_set(root: Path, recipe: Recipe) -> Path:
+def manifest_of(generation: int, num_train: int, num_val: int, image_size: int, seed: int, least_px: int) -> dict:
+    """What a data set of two parts follows from.
+
+    Args:
+        generation: of the code that draws: another one makes the data anew.
+        num_train, num_val: numbers of images.
+        image_size: the longest side possible, in pixels.
+        seed: of all random streams.
+        least_px: the smallest `image_size`.
+
+    Raises:
+        DatasetError: a smaller image, or no images.
+    """
+    if image_size < least_px or min(num_train, num_val) < 1:
+        raise DatasetError(f"image_size={image_size} (at least {least_px}), {num_train=}, {num_val=} (at least 1)")
+    counts = {"train": int(num_train), "val": int(num_val)}
+    return {"generation": generation, "counts": counts, "image_size": int(image_size), "seed": int(seed)}
+
+
+def write_data_set(root: str | os.PathLike | None, recipe: Recipe) -> Path:
     """Write `train/`, `val/` and `annotations/instances_{train,val}.json`, unless they are there already.
 
     Image i of a split has the random stream (seed, split, i), so it does not depend on how many others are made. The
     set is written beside `root` and moved there when it is complete, so an interrupted run leaves nothing that passes
     for a data set. The manifest is kept in `manifest.json`; another one makes the set anew.
 
+    Args:
+        root: its folder, by default that of the recipe's name under $DETECTRON2_DATASETS.
+        recipe: what makes it.
+
+    Returns:
+        `root` as a path.
+
     Raises:
         FileExistsError: `root` holds something else.
     """
+    root = Path(root) if root is not None else datasets_root() / recipe.name
     if _read_manifest(root, recipe.name) == recipe.manifest:
         logger.info("the %s data set is in %s", recipe.name, root)
         return root

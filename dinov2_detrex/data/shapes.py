@@ -17,10 +17,9 @@ import numpy as np
 from PIL import Image
 
 from dinov2_detrex.data.errors import DatasetError
-from dinov2_detrex.data.generated import Recipe, write_data_set
+from dinov2_detrex.data.generated import Recipe, manifest_of, write_data_set
 from dinov2_detrex.data.outlines import cross, polygon_area, regular_polygon, rotated, star
 from dinov2_detrex.data.painting import contrasting_colour, coverage, paint_background
-from dinov2_detrex.data.paths import datasets_root
 
 CLASS_NAMES = ("circle", "triangle", "square")
 
@@ -144,17 +143,13 @@ def generate_shapes(
     unknown = [name for name in class_names if name not in OUTLINES_XY]
     if unknown or not class_names:
         raise DatasetError(f"class_names={list(class_names)}: known shapes are {', '.join(OUTLINES_XY)}")
-    if image_size < 32 or min(num_train, num_val) < 1:
-        raise DatasetError(f"image_size={image_size} (at least 32), {num_train=}, {num_val=} (at least 1)")
-    counts = {"train": int(num_train), "val": int(num_val)}
-    manifest = {"generation": _GENERATION, "counts": counts, "image_size": int(image_size), "seed": int(seed)}
+    manifest = manifest_of(_GENERATION, num_train, num_val, image_size, seed, least_px=32)
     manifest["class_names"] = list(class_names)
 
     def draw(rng: np.random.Generator) -> tuple[Image.Image, list[dict]]:
         image, objects = draw_image(rng, image_size, class_names)
         return image, [item | {"area": polygon_area(item["corners"])} for item in objects]
 
-    root = Path(root) if root is not None else datasets_root() / "shapes"
     return write_data_set(root, Recipe("shapes", manifest, class_names, draw))
 
 

@@ -51,6 +51,26 @@ def _corner(start, x, y, width, height, exists):
 
 
 @triton.jit
+def _number(address, exists):
+    """float32, 0 where there is none."""
+    return tl.load(address, mask=exists, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _place(location, width, height, exists):
+    """Column and row of the upper left of the four cells around a location, the ways to the next, and if it counts."""
+    x, right, inside_x = _cells_before(_number(location, exists), width)
+    y, lower, inside_y = _cells_before(_number(location + 1, exists), height)
+    return x, right, y, lower, exists & inside_x & inside_y
+
+
+@triton.jit
+def _level(levels, level):
+    """Height, width and first cell of a level."""
+    return tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1), tl.load(levels + 3 * level + 2)
+
+
+@triton.jit
 def _read(values, cell, valid, stride, in_width):
     """(rows, width), float32: a head's values of one cell for every row."""
     mask = valid[:, None] & in_width[None, :]
@@ -74,16 +94,11 @@ def _forward(
     first_sample = (image * num_rows + row) * (LEVELS * POINTS)
     total = tl.zeros((BLOCK_ROWS, COLUMNS), tl.float32)
     for level in range(LEVELS):
-        height, width = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
-        start = tl.load(levels + 3 * level + 2)
+        height, width, start = _level(levels, level)
         for point in range(POINTS):
             sample = first_sample + level * POINTS + point
-            weight = tl.load(weights + sample, mask=exists, other=0.0).to(tl.float32)
-            location_x = tl.load(locations + 2 * sample, mask=exists, other=0.0).to(tl.float32)
-            location_y = tl.load(locations + 2 * sample + 1, mask=exists, other=0.0).to(tl.float32)
-            x, right, inside_x = _cells_before(location_x, width)
-            y, lower, inside_y = _cells_before(location_y, height)
-            inside = exists & inside_x & inside_y
+            weight = _number(weights + sample, exists)
+            x, right, y, lower, inside = _place(locations + 2 * sample, width, height, exists)
             cell, valid = _corner(start, x, y, width, height, inside)
             total += (weight * (1 - right) * (1 - lower))[:, None] * _read(values, cell, valid, stride, in_width)
             cell, valid = _corner(start, x + 1, y, width, height, inside)
@@ -129,16 +144,11 @@ def _backward(
     bag = image * num_rows + row
     grad = tl.load(grad_out + bag[:, None] * WIDTH + column[None, :], mask=mask, other=0.0).to(tl.float32)
     for level in range(LEVELS):
-        height, width = tl.load(levels + 3 * level), tl.load(levels + 3 * level + 1)
-        start = tl.load(levels + 3 * level + 2)
+        height, width, start = _level(levels, level)
         for point in range(POINTS):
             sample = bag * (LEVELS * POINTS) + level * POINTS + point
-            weight = tl.load(weights + sample, mask=exists, other=0.0).to(tl.float32)
-            location_x = tl.load(locations + 2 * sample, mask=exists, other=0.0).to(tl.float32)
-            location_y = tl.load(locations + 2 * sample + 1, mask=exists, other=0.0).to(tl.float32)
-            x, right, inside_x = _cells_before(location_x, width)
-            y, lower, inside_y = _cells_before(location_y, height)
-            inside = exists & inside_x & inside_y
+            weight = _number(weights + sample, exists)
+            x, right, y, lower, inside = _place(locations + 2 * sample, width, height, exists)
             left, upper = 1 - right, 1 - lower
             cell, valid = _corner(start, x, y, width, height, inside)
             product_00 = _give_back(values, grad_values, cell, valid, stride, in_width, weight * left * upper, grad)

@@ -114,8 +114,6 @@ class DINO(nn.Module):
         require_whole(self, 0, dn_number=dn_number, vis_period=vis_period)
         require_number(self, 0, 2, label_noise_ratio=label_noise_ratio)
         require_number(self, 0, box_noise_scale=box_noise_scale)
-        require_numbers(self, pixel_mean=pixel_mean)
-        require_numbers(self, 0, open_low=True, pixel_std=pixel_std)
         require_flag(self, aux_loss=aux_loss, square_pad=square_pad)
         if input_format not in ("RGB", "BGR"):
             raise refused(self, "input_format", input_format, "'RGB' or 'BGR'")
@@ -124,27 +122,14 @@ class DINO(nn.Module):
         self._check_maps(try_neck(backbone, neck), neck, transformer)
         check_position_embedding(position_embedding, embed_dim)
         self.one_to_many_groups = getattr(transformer, "one_to_many_groups", 0)
-        if self.one_to_many_groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
-            raise ValueError(
-                f"one_to_many_groups={self.one_to_many_groups}: {type(criterion).__name__} has no losses for them"
-            )
-        if max_objects is not None and min(num_queries, select_box_nums_for_evaluation) < max_objects:
-            raise ValueError(
-                f"num_queries ({num_queries}) and select_box_nums_for_evaluation ({select_box_nums_for_evaluation}) "
-                f"must both be at least max_objects ({max_objects})"
-            )
+        self._check_groups(criterion)
+        self._check_max_objects(max_objects, num_queries, select_box_nums_for_evaluation)
         self.backbone = backbone
         self.position_embedding = position_embedding
         self.neck = neck
         self.transformer = transformer
         self.softmax_classes = getattr(criterion, "loss_class_type", "focal_loss") == "ce_loss"
-        num_heads = transformer.decoder.num_layers + 1  # the last one is for the encoder's proposals
-        class_embed = nn.Linear(embed_dim, num_classes + self.softmax_classes)
-        bbox_embed = MLP(embed_dim, embed_dim, 4, 3)
-        self.class_embed = nn.ModuleList(copy.deepcopy(class_embed) for _ in range(num_heads))
-        self.bbox_embed = nn.ModuleList(copy.deepcopy(bbox_embed) for _ in range(num_heads))
-        transformer.decoder.class_embed = self.class_embed
-        transformer.decoder.bbox_embed = self.bbox_embed
+        self._build_heads(transformer, embed_dim, num_classes)
         self.criterion = criterion
         self.label_enc = nn.Embedding(num_classes, embed_dim)
         self.num_classes = num_classes
@@ -160,6 +145,16 @@ class DINO(nn.Module):
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(list(values)).float().view(-1, 1, 1), persistent=False)
         self.init_weights()
+
+    def _build_heads(self, transformer: DINOTransformer, embed_dim: int, num_classes: int) -> None:
+        """A class head and a box head for every decoder layer, and one for the encoder's proposals at the end."""
+        num_heads = transformer.decoder.num_layers + 1
+        class_embed = nn.Linear(embed_dim, num_classes + self.softmax_classes)
+        bbox_embed = MLP(embed_dim, embed_dim, 4, 3)
+        self.class_embed = nn.ModuleList(copy.deepcopy(class_embed) for _ in range(num_heads))
+        self.bbox_embed = nn.ModuleList(copy.deepcopy(bbox_embed) for _ in range(num_heads))
+        transformer.decoder.class_embed = self.class_embed
+        transformer.decoder.bbox_embed = self.bbox_embed
 
     def _check_parts(
         self,
@@ -188,8 +183,24 @@ class DINO(nn.Module):
             found = f"{len(features)} levels of {features[0].shape[1]} channels"
             raise refused(neck, "output", found, f"{levels} levels of {channels} channels")
 
+    def _check_groups(self, criterion: DINOCriterion | None) -> None:
+        """The transformer's groups of training queries need losses of their own."""
+        groups = self.one_to_many_groups
+        if groups and criterion is not None and not getattr(criterion, "takes_one_to_many", False):
+            raise ValueError(f"one_to_many_groups={groups}: {type(criterion).__name__} has no losses for them")
+
+    def _check_max_objects(self, max_objects: int | None, num_queries: int, num_selected: int) -> None:
+        """Refuse a promise that the numbers of queries and of selected boxes do not keep."""
+        if max_objects is not None and min(num_queries, num_selected) < max_objects:
+            raise ValueError(
+                f"num_queries ({num_queries}) and select_box_nums_for_evaluation ({num_selected}) "
+                f"must both be at least max_objects ({max_objects})"
+            )
+
     def _check_channels(self, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Mean and deviation are one for each channel; one for all channels is as good."""
+        require_numbers(self, pixel_mean=pixel_mean)
+        require_numbers(self, 0, open_low=True, pixel_std=pixel_std)
         channels = getattr(backbone, "in_channels", None) or len(pixel_mean)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             if len(values) not in (1, channels):

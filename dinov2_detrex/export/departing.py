@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dinov2_detrex.export.shapes import GraphShapes
-from dinov2_detrex.inference.exported import needed, network_inputs
+from dinov2_detrex.inference.exported import network_inputs
+from dinov2_detrex.runtime.extras import needed
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node's properties: the modules that it lies in, by name
 TOLERANCE = 1e-3  # of the largest value of a layer's output
@@ -74,7 +75,7 @@ def outputs_of_modules(graph: nn.Module, inputs: Sequence[Tensor]) -> dict[str, 
 
 def values_of_modules(path: Path) -> dict[str, str]:
     """Module's name -> the name of the last value that was computed in it."""
-    onnx = needed("onnx", "looking for the layer that departs")
+    onnx = needed("onnx", "looking for the layer that departs", "export")
     found: dict[str, str] = {}
     for node in onnx.load(path, load_external_data=False).graph.node:
         for name in scopes_of(node):
@@ -92,7 +93,8 @@ def _run_with_outputs(
     path: Path, shapes: GraphShapes, inputs: Sequence[Tensor], names: Sequence[str]
 ) -> list[np.ndarray]:
     """Run the file with these values as outputs."""
-    onnx, ort = needed("onnx", "looking for the layer that departs"), needed("onnxruntime", "running a file")
+    onnx = needed("onnx", "looking for the layer that departs", "export")
+    ort = needed("onnxruntime", "running a file", "export")
     model = onnx.load(path)
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names))

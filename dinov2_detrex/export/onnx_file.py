@@ -14,8 +14,9 @@ from torch import nn
 from torch.torch_version import TorchVersion as Version
 
 from dinov2_detrex.export.shapes import GraphShapes
-from dinov2_detrex.inference.exported import KEY, needed
+from dinov2_detrex.inference.exported import KEY
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.extras import needed
 
 OPSET = 18
 OLDEST_TORCH = "2.8"  # before it, a dynamic size has no range
@@ -50,7 +51,7 @@ def write_onnx(program: torch.export.ExportedProgram, shapes: GraphShapes, path:
         shapes: what it takes.
         path: of the file.
     """
-    needed("onnxscript", "writing ONNX")
+    needed("onnxscript", "writing ONNX", "export")
     with quiet():
         written = torch.onnx.export(
             program,
@@ -66,7 +67,7 @@ def write_onnx(program: torch.export.ExportedProgram, shapes: GraphShapes, path:
 
 def set_metadata(path: Path, text: str) -> None:
     """Put the text into the file's properties, and take out the notes on nodes, which name local paths."""
-    onnx = needed("onnx", "writing ONNX")
+    onnx = needed("onnx", "writing ONNX", "export")
     model = onnx.load(path)
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
         del part.metadata_props[:]
@@ -79,7 +80,7 @@ def set_metadata(path: Path, text: str) -> None:
 def slim(path: Path, target: Path) -> bool:
     """Write a copy with fewer nodes by onnxslim; False where it is not installed or cannot read the file."""
     with contextlib.suppress(Exception), quiet():  # what it cannot read stays as it is
-        needed("onnxslim", "slimming").slim(os.fspath(path), os.fspath(target))
+        needed("onnxslim", "slimming", "export").slim(os.fspath(path), os.fspath(target))
     return target.is_file()
 
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from dinov2_detrex.inference.exported import KEY, needed
+from dinov2_detrex.inference.exported import KEY
+from dinov2_detrex.runtime.extras import needed
 
 
 def write_openvino(onnx_file: Path, path: Path, text: str, half: bool = False) -> None:
@@ -15,7 +16,7 @@ def write_openvino(onnx_file: Path, path: Path, text: str, half: bool = False) -
         text: the metadata.
         half: store the weights as float16; they are computed in what the device is told.
     """
-    ov = needed("openvino", "writing OpenVINO")
+    ov = needed("openvino", "writing OpenVINO", "export")
     model = ov.convert_model(os.fspath(onnx_file))
     model.set_rt_info(text, [KEY])
     ov.save_model(model, os.fspath(path), compress_to_fp16=half)

@@ -14,7 +14,8 @@ from torch import nn
 
 from dinov2_detrex.backbone import TimmBackbone
 from dinov2_detrex.export.departing import scopes_of
-from dinov2_detrex.inference.exported import Arrays, needed
+from dinov2_detrex.inference.exported import Arrays
+from dinov2_detrex.runtime.extras import needed
 
 HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 MOVING = ("Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Relu", "Identity")  # by their first input
@@ -54,7 +55,7 @@ def to_half(path: Path, target: Path, precise: Iterable[str]) -> None:
         target: of the copy.
         precise: names of nodes that stay float32.
     """
-    onnx = needed("onnx", "writing float16")
+    onnx = needed("onnx", "writing float16", "export")
     model = onnx.load(path)
     writer = _HalfWriter(onnx, model.graph, set(precise))
     nodes = [new for node in list(model.graph.node) for new in writer.rewritten(node)]
@@ -130,7 +131,7 @@ def quantize(path: Path, target: Path, precise: Sequence[str], calibration: Sequ
         precise: names of nodes that stay float32.
         calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
     """
-    quantization = needed("onnxruntime.quantization", "writing int8")
+    quantization = needed("onnxruntime.quantization", "writing int8", "export")
     quantization.quantize_static(
         os.fspath(path),
         os.fspath(target),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dinov2_detrex.inference.exported import needed
+from dinov2_detrex.runtime.extras import needed
 
 # The operators that ONNX-TensorRT's documentation lists as supported since TensorRT 10.0; later ones add to them.
 OPERATORS = frozenset(
@@ -34,7 +34,7 @@ AVOIDED = {"GridSample": "TensorRT converts it wrongly inside deformable attenti
 
 def objections(path: Path) -> list[str]:
     """What TensorRT 10.6 would not read, or would read wrongly, one line each; [] where nothing is known."""
-    model = needed("onnx", "looking at operators").load(path, load_external_data=False)
+    model = needed("onnx", "looking at operators", "export").load(path, load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     found = [] if MIN_OPSET <= opset <= MAX_OPSET else [f"opset {opset} is not in {MIN_OPSET}..{MAX_OPSET}"]
     kinds = {f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes(model)}
@@ -51,7 +51,7 @@ def nodes(model: Any) -> Iterable[Any]:
 
 
 def _large_topk(model: Any) -> list[str]:
-    onnx = needed("onnx", "looking at operators")
+    onnx = needed("onnx", "looking at operators", "export")
     single = [tensor for tensor in model.graph.initializer if not tensor.dims or tensor.dims[0] == 1]
     numbers = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in single}
     topk = [node for node in model.graph.node if node.op_type == "TopK"]

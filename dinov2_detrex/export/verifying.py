@@ -17,8 +17,9 @@ from dinov2_detrex.detector.box_ops import box_cxcywh_to_xyxy
 from dinov2_detrex.export.graph import up_to_multiple
 from dinov2_detrex.export.matching import Answer, Comparison, Tolerance, compare
 from dinov2_detrex.export.shapes import GraphShapes
-from dinov2_detrex.inference.exported import Arrays, Runtime, canvas_for, load_runtime, needed, network_inputs
+from dinov2_detrex.inference.exported import Arrays, Runtime, canvas_for, load_runtime, network_inputs
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.extras import needed
 
 TOLERANCES = {"fp32": Tolerance(0.05, 1e-3), "fp16": Tolerance(2.0, 0.02), "int8": Tolerance(8.0, 0.1)}
 LATENCY_RUNS = 5
@@ -209,7 +210,7 @@ def guessed_graph(path: Path, model: DINO) -> dict[str, Any]:
     """
     if path.suffix != ".onnx":
         raise UserError(f"{path} does not say what it takes; of files made elsewhere ONNX alone can be verified")
-    shape = needed("onnxruntime", f"running {path}").InferenceSession(path).get_inputs()[0].shape
+    shape = needed("onnxruntime", f"running {path}", "export").InferenceSession(path).get_inputs()[0].shape
     batch, channels, height, width = (side if isinstance(side, int) else None for side in (*shape, *[0] * 4)[:4])
     if len(shape) != 4 or channels != 3:
         raise UserError(f"{path}: its first input is {shape}, not normalised images (B, 3, H, W)")

@@ -13,8 +13,9 @@ from dinov2_detrex.export.options import ExportOptions
 from dinov2_detrex.export.precision import precise_modules, precise_nodes, quantize, to_half
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.tensorrt import trtexec_command
-from dinov2_detrex.inference.exported import KEY, Arrays, canvas_for, needed, network_inputs
+from dinov2_detrex.inference.exported import KEY, Arrays, canvas_for, network_inputs
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.extras import needed
 from dinov2_detrex.runtime.files import write_text
 
 NAMED = "named_layers.onnx"
@@ -61,7 +62,7 @@ def _write_trtexec(
     options: ExportOptions, module: nn.Module, shapes: GraphShapes, onnx_file: Path, named: Path
 ) -> None:
     """Beside the file, the command that makes a TensorRT engine of it, with the layers that must stay float32."""
-    onnx = needed("onnx", "writing ONNX")
+    onnx = needed("onnx", "writing ONNX", "export")
     there = {node.name for node in onnx.load(onnx_file).graph.node}
     precise = [name for name in precise_nodes(onnx.load(named), precise_modules(module)) if name in there]
     dtype = "int8" if options.dtype == "int8" else "fp16"
@@ -84,7 +85,7 @@ def _lowered(
     if options.dtype == "fp32" or (options.dtype == "fp16" and options.format == "openvino"):
         return named
     lowered = named.with_name("lowered.onnx")
-    precise = precise_nodes(needed("onnx", "writing ONNX").load(named), precise_modules(module))
+    precise = precise_nodes(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
     if options.dtype == "fp16":
         to_half(named, lowered, precise)
     else:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from dinov2_detrex.data.image_reading import UnreadableImage, open_upright, read_stored_hw
 from dinov2_detrex.inference.detections import DEFAULT_SELECTION, Detections, Selection
-from dinov2_detrex.inference.exported import needed
 from dinov2_detrex.inference.predictor import Predictor
 from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.extras import needed
 from dinov2_detrex.visualization.drawing import draw_objects
 from dinov2_detrex.visualization.feature_colours import as_colours
 
@@ -232,7 +232,7 @@ def load_gradio() -> Any:
         MissingPackageError: it is not installed.
     """
     os.environ.update(WITHOUT_NETWORK)
-    return needed("gradio", "the page", extra="demo")
+    return needed("gradio", "the page", "demo")
 
 
 def create_page(demo: Demo, title: str, examples: Sequence[str | os.PathLike] = ()) -> Any:

@@ -1,6 +1,5 @@
 """What was found in a picture, and which part of it is wanted? In the forms that other programs take as well."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -10,7 +9,8 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from dinov2_detrex.inference.classes import Classes
-from dinov2_detrex.runtime.errors import MissingPackageError, UsageError, did_you_mean
+from dinov2_detrex.runtime.errors import UsageError, did_you_mean
+from dinov2_detrex.runtime.extras import needed
 
 DEFAULT_THRESHOLD = 0.3
 
@@ -203,16 +203,3 @@ def no_instances(image_hw: tuple[int, int]) -> Instances:
         scores=torch.zeros(0),
         pred_classes=torch.zeros(0, dtype=torch.int64),
     )
-
-
-def needed(package: str, purpose: str, extra: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        MissingPackageError: it is not installed; names the extra.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        message = f'{purpose} needs {package}: pip install "dinov2_detrex[{extra}]" ({error})'
-        raise MissingPackageError(message) from error

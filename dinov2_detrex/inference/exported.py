@@ -6,14 +6,12 @@ The file says all of it: what it was made of, how pictures are prepared for it, 
 is executed but the graph. `dinov2_detrex/export` writes such files.
 """
 
-import importlib
 import json
 import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +24,8 @@ from torch import Tensor, nn
 
 from dinov2_detrex.config.packaged import parse_packaged
 from dinov2_detrex.detector.matcher import NonFinitePredictions
-from dinov2_detrex.runtime.errors import MissingPackageError, UserError, one_line
+from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.extras import needed
 
 KEY = "dinov2_detrex"  # of the metadata, a JSON text, in an ONNX file's properties and an OpenVINO file's rt_info
 FORMAT = 1
@@ -45,23 +44,6 @@ class Runtime(Protocol):
         ...
 
 
-def needed(package: str, why: str, extra: str = "export") -> ModuleType:
-    """An optional package.
-
-    Args:
-        package: its name.
-        why: what needs it, for the message.
-        extra: of this project, that brings it.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingPackageError(f"{why} needs {package}; pip install 'dinov2_detrex[{extra}]'") from error
-
-
 class OnnxRuntime:
     """An ONNX file in onnxruntime, on the CPU.
 
@@ -71,7 +53,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 0):
-        ort = needed("onnxruntime", f"running {path}")
+        ort = needed("onnxruntime", f"running {path}", "export")
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -99,7 +81,7 @@ class OpenVino:
     """
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 0, precision: str = "f32"):
-        ov = needed("openvino", f"running {path}")
+        ov = needed("openvino", f"running {path}", "export")
         settings = {"INFERENCE_PRECISION_HINT": precision}
         settings |= {"INFERENCE_NUM_THREADS": num_threads} if num_threads else {}
         try:

@@ -18,9 +18,9 @@ import torch
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from dinov2_detrex.inference.exported import needed
 from dinov2_detrex.inference.predictor import Predictor
 from dinov2_detrex.runtime.errors import one_line
+from dinov2_detrex.runtime.extras import needed
 
 BUSY, TOO_LARGE, TIMED_OUT, UNREADABLE = 503, 413, 504, 422
 
@@ -203,8 +203,8 @@ def create_app(predictor: Predictor, limits: Limits, name: str = "", default_thr
     Raises:
         MissingPackageError: FastAPI is not installed.
     """
-    fastapi = needed("fastapi", "serving", extra="serve")
-    responses = needed("fastapi.responses", "serving", extra="serve")
+    fastapi = needed("fastapi", "serving", "serve")
+    responses = needed("fastapi.responses", "serving", "serve")
     figures = Figures()
     batcher = Batcher(predictor, limits, figures)
 

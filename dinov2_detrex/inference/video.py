@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dinov2_detrex.inference.detections import Detections, needed
+from dinov2_detrex.inference.detections import Detections
 from dinov2_detrex.inference.results import partial_name
 from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.extras import needed
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 DEFAULT_FPS = Fraction(25)

@@ -11,16 +11,12 @@ from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig, OmegaConf
 
 from dinov2_detrex.config.train_options import MlflowOptions
-from dinov2_detrex.runtime.errors import MissingPackageError, UserError, one_line
+from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.extras import needed
 from dinov2_detrex.training.new_scalars import NewScalars
 
 _PARAMS_AT_ONCE, _LONGEST_PARAM = 100, 500  # what every MLflow server takes
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")  # MLflow allows letters, digits and these in names
-
-
-def _missing(package: str, error: ImportError) -> MissingPackageError:
-    how = f'pip install "dinov2_detrex[{package}]"'
-    return MissingPackageError(f"train.{package}.enabled=true needs {package}: {how} ({error})")
 
 
 class WandbMetrics(EventWriter):
@@ -36,10 +32,7 @@ class WandbMetrics(EventWriter):
     """
 
     def __init__(self, params: dict[str, Any], cfg: DictConfig):
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]  # an optional dependency
-        except ImportError as error:
-            raise _missing("wandb", error) from error
+        wandb = needed("wandb", "train.wandb.enabled=true", "wandb")
         os.makedirs(params.get("dir") or ".", exist_ok=True)
         try:
             self._run = wandb.init(config=_plain(cfg), **params)
@@ -71,10 +64,7 @@ class MlflowMetrics(EventWriter):
     """
 
     def __init__(self, options: MlflowOptions, cfg: DictConfig):
-        try:
-            import mlflow  # pyright: ignore[reportMissingImports]  # an optional dependency
-        except ImportError as error:
-            raise _missing("mlflow", error) from error
+        mlflow = needed("mlflow", "train.mlflow.enabled=true", "mlflow")
         self._metric = mlflow.entities.Metric
         content = _plain(cfg)
         try:

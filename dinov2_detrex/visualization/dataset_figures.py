@@ -18,8 +18,7 @@ from dinov2_detrex.data.check import DatasetReport, check_source
 from dinov2_detrex.data.loader import Batch, Record, build_train_loader
 from dinov2_detrex.data.registration import class_names_of, source_in_config
 from dinov2_detrex.data.source import read_source
-from dinov2_detrex.runtime.errors import MissingPackageError
-from dinov2_detrex.runtime.files import atomic_write, write_text
+from dinov2_detrex.runtime.files import write_text
 from dinov2_detrex.visualization.colours import class_colour
 from dinov2_detrex.visualization.dataset_statistics import (
     LARGE_PX,
@@ -28,6 +27,7 @@ from dinov2_detrex.visualization.dataset_statistics import (
     collect_statistics,
     describe_statistics,
 )
+from dinov2_detrex.visualization.figures import new_figure, save_figure
 from dinov2_detrex.visualization.sheets import assemble, save_picture, tile
 
 if TYPE_CHECKING:  # matplotlib is an extra
@@ -142,19 +142,12 @@ def draw_statistics(statistics: DatasetStatistics, path: str | Path) -> Path:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError(
-            'the statistics figure needs matplotlib: pip install "dinov2_detrex[plot]"'
-        ) from error
-    figure = Figure(figsize=(15, 8.5), layout="constrained", dpi=100)
+    figure = new_figure((15, 8.5), "the statistics figure")
     panels = figure.subplots(2, 3).ravel()
     painters = (_draw_classes, _draw_sizes, _draw_counts, _draw_image_sizes, _draw_centres, _draw_aspects)
     for painter, panel in zip(painters, panels):
         painter(panel, statistics)
-    with atomic_write(path) as file:
-        figure.savefig(file, format=Path(path).suffix[1:])
+    save_figure(figure, path)
     return Path(path)
 
 

@@ -5,13 +5,10 @@ import json
 import pytest
 import torch
 from coco_folder import CocoFolder
-from detectron2.config import instantiate
 from PIL import Image
-from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
+from tiny_custom import scoring_detector
 
 from dinov2_detrex.cli import run_command
-from dinov2_detrex.config.loading import load
-from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.config.saving import write_config
 from dinov2_detrex.export.onnx_file import exports_here
 from dinov2_detrex.inference import Predictor
@@ -31,12 +28,7 @@ METADATA = {"thing_classes": ["newt", "gnu", "owl"], "thing_dataset_id_to_contig
 def made(tmp_path_factory):
     """(package, picture, data set): a detector of three classes, and a data set that has them."""
     folder = tmp_path_factory.mktemp("made")
-    cfg = load(CUSTOM_RECIPE, [*TINY_CUSTOM, "model.num_classes=3"])
-    torch.manual_seed(0)
-    model = instantiate(without_pretrained(cfg).model)
-    with torch.no_grad():
-        for head in model.class_embed:
-            head.weight.normal_()  # scores that differ from box to box and class to class
+    cfg, model = scoring_detector()
     run = folder / "run"
     write_config(cfg, run)
     files.write(run / "model_best.pth", {"model": model.state_dict(), "metadata": METADATA, "iteration": 9})

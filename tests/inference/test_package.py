@@ -11,7 +11,7 @@ import torch
 import yaml
 from detectron2.config import instantiate
 from PIL import Image
-from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
+from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM, scoring_detector
 
 from dinov2_detrex.cli import run_command
 from dinov2_detrex.config.loading import load
@@ -33,11 +33,7 @@ AP = {"bbox/AP": 12.5, "bbox/APl": float("nan"), "loss": 1.0}
 def made(tmp_path_factory):
     """(model, run, its package, picture): a run on own data, which are gone, as training leaves it."""
     run = tmp_path_factory.mktemp("mine")
-    cfg = load(CUSTOM_RECIPE, [*TINY_CUSTOM, "model.num_classes=3", "train.model_ema.enabled=true"])
-    torch.manual_seed(0)
-    model = instantiate(without_pretrained(cfg).model)
-    with torch.no_grad():
-        model.class_embed[0].weight.normal_()  # scores that differ from box to box and class to class
+    cfg, model = scoring_detector("train.model_ema.enabled=true")
     write_config(cfg, run)
     state = model.state_dict()
     average = {name: value.detach() * 0.5 for name, value in model.named_parameters()}

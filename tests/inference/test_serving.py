@@ -11,12 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from detectron2.config import instantiate
 from PIL import Image
-from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
+from tiny_custom import scoring_detector
 
-from dinov2_detrex.config.loading import load
-from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.inference import Predictor
 from dinov2_detrex.inference.serving import Limits, create_app
 from dinov2_detrex.training import checkpoint
@@ -31,10 +28,7 @@ LIMITS = Limits(max_bytes=200_000, max_pixels=40_000, max_waiting=50, timeout_s=
 def served(tmp_path_factory):
     """(address, predictor, picture as PNG) of an app that runs in a thread."""
     folder = tmp_path_factory.mktemp("served")
-    cfg = load(CUSTOM_RECIPE, [*TINY_CUSTOM, "model.num_classes=3"])
-    torch.manual_seed(0)
-    model = instantiate(without_pretrained(cfg).model)
-    torch.nn.init.normal_(model.class_embed[0].weight)
+    cfg, model = scoring_detector()
     checkpoint.write(folder / "model.pth", {"model": model.state_dict()})
     predictor = Predictor(cfg, folder / "model.pth")
     picture = folder / "new.png"

@@ -3,6 +3,7 @@
 CONTRIBUTING.md lists the faults with their promises and tests.
 """
 
+import contextlib
 import os
 import resource
 import shutil
@@ -138,12 +139,9 @@ def small_disk(tmp_path):
 
 def fill(folder):
     """Leave no byte free."""
-    with open(folder / "filler", "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def files_of(folder):

@@ -1,10 +1,8 @@
 """How do time and memory grow with the image and the batch? A figure of a run of `detector` (matplotlib)."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
-from dinov2_detrex.runtime.errors import MissingPackageError
-from dinov2_detrex.runtime.files import atomic_write
+from dinov2_detrex.visualization.figures import new_figure, save_figure
 
 if TYPE_CHECKING:  # an extra
     from matplotlib.axes import Axes
@@ -22,19 +20,12 @@ def draw(run: dict[str, Any], path: str) -> None:
     Raises:
         MissingPackageError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError('--plot needs matplotlib: pip install "dinov2_detrex[plot]"') from error
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = new_figure((11, 5), "--plot")
     for axes, (column, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
         draw_lines(axes, run["rows"], column)
         axes.set(xlabel="image, megapixels", ylabel=label)
     figure.axes[0].legend(fontsize="small")
-    content = io.BytesIO()
-    figure.savefig(content, format=path.rpartition(".")[2] if "." in path else "png")
-    with atomic_write(path) as file:
-        file.write(content.getvalue())
+    save_figure(figure, path)
 
 
 def draw_lines(axes: "Axes", rows: list[dict[str, Any]], column: str) -> None:
