@@ -69,6 +69,8 @@ def attempt(section: Section) -> str:
     """What a section says, or what went wrong in it."""
     try:
         return section()
+    except UserError as error:  # it names what is missing here
+        return f"not tried: {error}"
     except Exception as error:  # one part that fails must not hide what the others found
         return f"FAILED: {one_line(error)}\n\n```\n{''.join(traceback.format_tb(error.__traceback__)[-4:])}```"
 

@@ -6,6 +6,7 @@ antialiasing and borders runtimes read differently.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,8 +93,15 @@ def settle_positions(backbone: TimmBackbone, canvas_hw: tuple[int, int] | None) 
     if canvas_hw is not None:
         grid = resample_grid(grid, vit.patch_embed.dynamic_feat_size(canvas_hw), mode)
     backbone.uses_hub_positions, vit.pos_embed = False, None
+    vit._pos_embed = partial(_behind_prefix, vit)  # timm's own leaves the prefix out where there are no positions
     vit.patch_embed.positions = GridPositions(grid, mode)
     vit.patch_embed.register_forward_hook(lambda embed, _, patches: embed.positions(patches))
+
+
+def _behind_prefix(vit: Any, patches: Tensor) -> Tensor:
+    """Patch embeddings (B, H, W, C) as tokens (B, N, C) behind the class and register tokens."""
+    prefix = [token.expand(patches.shape[0], -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+    return torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
 
 
 def _give_to_prefix(vit: Any, positions: Tensor) -> Tensor:

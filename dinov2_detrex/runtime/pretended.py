@@ -19,15 +19,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
+from torch.torch_version import TorchVersion, __version__
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dinov2_detrex.runtime.backward_walk import lacks_engine, released_by_unpacking, replaced, walk_backward
+from dinov2_detrex.runtime.errors import UserError
 
 aten = torch.ops.aten
 _attention = F.scaled_dot_product_attention
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OLDEST_TORCH = "2.14"  # older ones look for the GPU's driver on the way, and may end the process
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # and all with "attention"
+
+
+def pretends_here() -> bool:
+    """Whether this torch can do without the device."""
+    return TorchVersion(__version__) >= TorchVersion(OLDEST_TORCH)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,11 @@ class PretendedDevice(TorchDispatchMode):
         self.products: Counter[tuple[str, torch.dtype, str]] = Counter()
 
     def __enter__(self) -> "PretendedDevice":
+        """UserError where this torch cannot do without the device."""
+        if lacks_engine(self.device.type) and not pretends_here():
+            raise UserError(
+                f"a {self.device.type} device can be pretended from torch {OLDEST_TORCH} on, this is {__version__}"
+            )
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))  # there is no thread for the device
             stack.enter_context(self.fake)  # below this mode; torch looks for it before it looks for a GPU

@@ -44,13 +44,18 @@ def wrap(model: nn.Module, ddp: DdpOptions, fsdp: FsdpOptions, device: torch.dev
     return wrapped
 
 
+def has_fsdp2() -> bool:
+    """Whether this torch shards as `train.fsdp` needs it: from 2.8 on."""
+    return hasattr(FSDPModule, "set_reshard_after_forward")
+
+
 def shard(model: nn.Module, names: list[str], device: torch.device) -> nn.Module:
     """Shard `model` in place: the members of containers with these (ends of) names one by one, then the rest.
 
     Raises:
         UsageError: this torch has no FSDP2, or no container has such a name.
     """
-    if not hasattr(FSDPModule, "set_reshard_after_forward"):
+    if not has_fsdp2():
         raise UsageError(f"train.fsdp needs torch 2.8 or later, this is {torch.__version__}")
     mesh = init_device_mesh(device.type, (comm.get_world_size(),))
     members = [member for member in _members(model, names) if any(True for _ in member.parameters())]

@@ -19,8 +19,9 @@ SHAPES = [size for pair in SHAPES_HW for size in pair]
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with torch for CUDA")
 def test_kernels_are_right_under_the_interpreter():
+    pytest.importorskip("triton", minversion="3.4", reason="older Tritons look for a GPU's driver first")
     file = Path(__file__).with_name("interpreted_kernel.py")
-    line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", str(file)]
+    line = [sys.executable, "-m", "pytest", "-q", "-x", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(line, capture_output=True, text=True, timeout=600, env=environment)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
@@ -72,6 +73,7 @@ def test_it_is_taken_for_cuda_alone_and_not_where_runs_must_repeat_themselves():
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
 def test_kernels_compile_for_a_gpu(kernel, dtype):
     """Down to machine code of an A100; the interpreter takes much that the compiler refuses."""
+    pytest.importorskip("triton", minversion="3.4", reason="older Tritons compile beside a GPU alone")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.training import checkpoint
 from dinov2_detrex.training.distributed import Processes, check_processes
+from dinov2_detrex.training.parallel import has_fsdp2
 
 ONE_STEP = (  # of plain gradient descent, so that the change of a weight is its gradient
     "train.max_iter=1",
@@ -31,9 +31,7 @@ ONE_STEP = (  # of plain gradient descent, so that the change of a weight is its
     "dataloader.train.aspect_ratio_grouping=false",
 )
 SHARDED = ("train.fsdp.enabled=true", "train.fsdp.modules=[conv]")
-needs_fsdp = pytest.mark.skipif(
-    not hasattr(FSDPModule, "set_reshard_after_forward"), reason="train.fsdp needs torch 2.8 or later"
-)
+needs_fsdp = pytest.mark.skipif(not has_fsdp2(), reason="train.fsdp needs torch 2.8 or later")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 

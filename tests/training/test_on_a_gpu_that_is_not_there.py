@@ -8,10 +8,12 @@ import torch
 from tiny_dino import image, record, tiny_backbone, tiny_dino
 
 from dinov2_detrex.data.random_records import random_inputs
-from dinov2_detrex.runtime.pretended import PretendedDevice
+from dinov2_detrex.runtime.pretended import OLDEST_TORCH, PretendedDevice, pretends_here
 from dinov2_detrex.training.ema import ModelEMA
 from dinov2_detrex.training.precision import Precision
 from dinov2_detrex.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not pretends_here(), reason=f"needs torch {OLDEST_TORCH}")
 
 CUDA = torch.device("cuda", 0)
 BATCHES = {

@@ -10,6 +10,7 @@ from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.random_records import random_inputs
 from dinov2_detrex.runtime.allocations import peak_bytes
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.pretended import OLDEST_TORCH, pretends_here
 from dinov2_detrex.training import batch_size
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import Precision, choose_dtype
@@ -43,6 +44,7 @@ def test_the_peak_that_is_told_is_the_measured_one_within_a_tenth(images, overri
     assert step_memory(cfg, batch, CPU).peak == pytest.approx(measured(cfg, batch), rel=0.1)
 
 
+@pytest.mark.skipif(not pretends_here(), reason=f"needs torch {OLDEST_TORCH}")
 def test_an_average_and_the_optimizers_state_are_counted():
     batch = random_inputs((64, 64), 1, 3)
     plain, averaged = (
@@ -113,6 +115,7 @@ def test_where_not_one_image_fits_one_line_says_so(by_arithmetic, monkeypatch):
         batch_size.settle_batch(RECIPE, [f"{batch_size.KEY}=auto", "train.device=cpu"], 1, resume=False)
 
 
+@pytest.mark.skipif(not pretends_here(), reason=f"needs torch {OLDEST_TORCH}")
 def test_analyze_tells_the_memory_of_a_gpu_that_is_not_there(capsys):
     arguments = ["--config-file", RECIPE, "--device", "cuda", "--batch", "2", "--size", "64"]
     assert run_command("analyze", arguments) == 0
