@@ -30,6 +30,7 @@ from dinov2_detrex.training.evaluation import (
     Validator,
     keep_best_results,
 )
+from dinov2_detrex.training.features import FeatureReport, keep_features
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
@@ -193,6 +194,7 @@ def _compare_classes(of_weights: dict, of_data: dict) -> None:
 def _build_model(cfg: DictConfig, options: TrainOptions, device: torch.device) -> nn.Module:
     with failures.building("model"):
         model = instantiate(cfg.model)
+        keep_features(model, options)
         return model if parallel.is_sharded(options.fsdp) else model.to(device)  # shards are moved one by one
 
 
@@ -296,6 +298,7 @@ def _build_hooks(
         LearningRate(state.trainer.optimizer, multiplier),
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
         evaluation,
+        FeatureReport(state.model) if options.feature_cache.enabled else None,
         progress.ForgetOldValues(),
         progress.PeakMemory(options.log_period) if main else None,
         hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,
