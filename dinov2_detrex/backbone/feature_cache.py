@@ -37,6 +37,7 @@ class FeatureCache:
         self.found, self.computed = 0, 0
         self._weights: tuple[Any, str] = (None, "")  # versions of the tensors, and the digest of their content
 
+    @torch.compiler.disable
     def maps(self, images: Tensor, compute: Callable[[Tensor], Maps], net: nn.Module, how_built: str) -> Maps:
         """What `compute` gives for images (B, C, h, w), image by image, computed or kept.
 

@@ -346,6 +346,8 @@ class TrainOptions(Section):
     """Sharding."""
     mlflow: MlflowOptions = field(default_factory=MlflowOptions)
     """MLflow."""
+    compile: bool = False
+    """Put backbone and neck through torch.compile: minutes at the start, shorter steps, other last digits."""
     feature_cache: FeatureCacheOptions = field(default_factory=FeatureCacheOptions)
     """What a frozen backbone gives, computed once."""
     progress_bar: ProgressBarMode = ProgressBarMode.auto

@@ -33,6 +33,7 @@ from dinov2_detrex.inference.pictures import Picture, Pictures, is_single, pictu
 from dinov2_detrex.inference.pipeline import Input, Job, answered
 from dinov2_detrex.inference.runs import choose_weights
 from dinov2_detrex.inference.tiles import Tiling, Window, merged
+from dinov2_detrex.runtime.compiling import compile_parts
 from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UsageError, UserError, building
 from dinov2_detrex.runtime.packages import is_package, read_facts
@@ -71,7 +72,7 @@ class Predictor:
         device: "cuda", "cuda:1", "mps", "cpu"; None takes `train.device`.
         dtype: "fp32", as `--eval-only` computes; "bf16" or "fp16" for autocast; "auto" for bf16 where the device has
             it in hardware, else fp32.
-        compile: compile the backbone, which pays after some hundred pictures of few shapes.
+        compile: compile backbone and neck, which pays after some hundred pictures of few shapes.
         batch_size: pictures that go into the model together; None for 8 on a GPU, 1 on a CPU.
 
     Attributes:
@@ -79,7 +80,7 @@ class Predictor:
         recommended: the `Selection` of a model package; None of other weights.
 
     Raises:
-        UserError: the file cannot be read or is of another model, or the model cannot be built.
+        UserError: the file cannot be read or is of another model, or the model cannot be built, or not compiled here.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
         if compile:
-            getattr(self.model, "backbone", self.model).compile()
+            compile_parts(self.model, self.device, "compile=True")
 
     def _open(self, file: str | os.PathLike, device: str | None, dtype: str, batch_size: int | None) -> None:
         """Take an exported file in the model's place."""
