@@ -25,6 +25,7 @@ from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.image_reading import pixels_of
+from dinov2_detrex.inference.casting import cast_weights
 from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
 from dinov2_detrex.inference.detections import DEFAULT_SELECTION, DEFAULT_THRESHOLD, Detections, Selection
 from dinov2_detrex.inference.exported import is_exported, open_exported
@@ -107,6 +108,8 @@ class Predictor:
         self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.recommended = _recommended(weights)
         self.model = model.to(self.device).eval()
+        if self.dtype is not None:
+            cast_weights(self.model, self.dtype)
         self.mapper = instantiate(cfg.dataloader.test.mapper)
         if compile:
             compile_parts(self.model, self.device, "compile=True")
@@ -222,7 +225,7 @@ class Predictor:
         jobs = answered(
             pictures_of(pictures),
             lambda picture: self._prepared(picture, tiling),
-            self._detect,
+            self.detect,
             self.batch_size,
             window=1 if batches == 1 else batches * self.batch_size,
             num_threads=min(MAX_THREADS, os.cpu_count() or 1),
@@ -267,7 +270,8 @@ class Predictor:
             return self.mapper({"file_name": os.path.join(folder, "picture.png")})
 
     @torch.inference_mode()
-    def _detect(self, inputs: list[Input]) -> list[Instances]:
+    def detect(self, inputs: list[Input]) -> list[Instances]:
+        """The `Instances` of every record of the mapper; on the CPU, with scores and boxes in float32."""
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
         with autocast:
             outputs = self.model(inputs)
