@@ -1,6 +1,7 @@
 """What each process of a run does: build what the config describes, resume, train, evaluate."""
 
 import contextlib
+import functools
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +144,7 @@ def train(
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        load_init_checkpoint(model, options.init_checkpoint, lambda: class_names(cfg.dataloader.train))
+        start_from_given(model, options, cfg.dataloader.train)
     wrapped = parallel.wrap(model, options.ddp, options.fsdp, device)
     optimizer = _build_optimizer(cfg, options, model)
     if saved:
@@ -159,6 +160,12 @@ def train(
             ema.load_state_dict(_ema_state(saved))
         saved.clear()  # the run's memory is not for its past
     trainer.train(start_iter, options.max_iter)
+
+
+def start_from_given(model: nn.Module, options: TrainOptions, cfg_loader: DictConfig) -> None:
+    """Give a new run's model what `train.init_checkpoint` has for it."""
+    names = functools.partial(class_names, cfg_loader)
+    load_init_checkpoint(model, options.init_checkpoint, names, options.init_classes_of, options.init_levels)
 
 
 def evaluate_only(cfg: DictConfig, options: TrainOptions, device: torch.device, saved: dict | None) -> None:
