@@ -120,7 +120,7 @@ _OF_DATASET: dict[str, Argument] = {"filter_empty": Flag(), "check": Flag(), "sk
 _OPTIONAL_RATE = Number(Range(low=0), optional=True)
 # section -> argument -> what it takes
 ARGUMENTS: dict[str, dict[str, Argument]] = {
-    "dataloader.train": _OF_LOADER,
+    "dataloader.train": _OF_LOADER | {"repeat_thresh": Number(Range(0, 1), optional=True)},
     "dataloader.train.dataset": _OF_DATASET,
     "dataloader.test": _OF_LOADER,
     "dataloader.test.dataset": _OF_DATASET,

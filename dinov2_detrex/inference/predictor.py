@@ -21,6 +21,7 @@ from detectron2.config import instantiate
 from detectron2.structures import Instances
 from PIL import Image
 
+from dinov2_detrex.backbone.adapters import merge_adapters
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
@@ -105,7 +106,7 @@ class Predictor:
         content = _load(model, weights, _averaged(cfg, weights) if averaged is None else averaged)
         self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.recommended = _recommended(weights)
-        self.model = model.to(self.device).eval()
+        self.model = merge_adapters(model).to(self.device).eval()
         self.mapper = instantiate(cfg.dataloader.test.mapper)
         if compile:
             getattr(self.model, "backbone", self.model).compile()

@@ -11,6 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from dinov2_detrex.backbone.adapters import with_adapters_of
 from dinov2_detrex.backbone.param_groups import part_of_model
 from dinov2_detrex.data.registration import class_names_of
 from dinov2_detrex.runtime.errors import UserError
@@ -53,6 +54,7 @@ def load_init_checkpoint(
     class_dependent = class_dependent_weights(model)
 
     def fitting(state: dict[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Tensor]:
+        state = dict(with_adapters_of(model.state_dict(), state))
         in_file = _classes_in_file(rest, classes_of)
         known = Known(in_file, list(classes()) if in_file else (), list(levels), class_dependent.keys())
         fates = transfer(model, state, known)

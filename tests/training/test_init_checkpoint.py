@@ -80,7 +80,12 @@ def test_a_level_of_the_neck_is_taken_whole_or_not_at_all(start):
 def test_classes_of_the_same_name_are_taken_row_by_row_and_the_others_stay_as_built(start):
     model, source = detector(num_classes=4), detector(1, num_classes=5)
     before, state, after, report = start(model, source, ANIMALS, ["gnu", "lion", "Cat", "tiger"])
-    for name in ("class_embed.0.weight", "class_embed.2.bias", "transformer.decoder.class_embed.1.weight", "label_enc.weight"):
+    for name in (
+        "class_embed.0.weight",
+        "class_embed.2.bias",
+        "transformer.decoder.class_embed.1.weight",
+        "label_enc.weight",
+    ):
         assert torch.equal(after[name][[0, 2]], state[name][[3, 0]])
         assert torch.equal(after[name][[1, 3]], before[name][[1, 3]])
     assert "classes: 2 of 4 by name [gnu, Cat]; as built [lion, tiger]" in report
@@ -100,7 +105,9 @@ def test_a_file_without_names_gives_rows_by_number_or_by_the_names_that_its_user
     assert "does not name its own" in report and "train.init_classes_of=coco_2017_train" in report
     given = dict(classes=["Traffic-Light", "newt"], classes_of="coco_2017_train")
     before, _, after, _ = start(detector(num_classes=2), coco, **given)
-    assert torch.equal(after["label_enc.weight"], torch.stack([state["label_enc.weight"][9], before["label_enc.weight"][1]]))
+    assert torch.equal(
+        after["label_enc.weight"], torch.stack([state["label_enc.weight"][9], before["label_enc.weight"][1]])
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,11 @@ def test_queries_of_the_same_rank_are_taken(start, in_file, in_model):
 def test_the_head_of_the_proposals_stays_that_however_many_layers_there_are(start):
     model, source = detector(decoder_layers=1), detector(1, decoder_layers=3)
     _, state, after, _ = start(model, source, ANIMALS, ANIMALS)
-    for head in ("class_embed.{}.bias", "bbox_embed.{}.layers.2.weight", "transformer.decoder.bbox_embed.{}.layers.0.bias"):
+    for head in (
+        "class_embed.{}.bias",
+        "bbox_embed.{}.layers.2.weight",
+        "transformer.decoder.bbox_embed.{}.layers.0.bias",
+    ):
         assert torch.equal(after[head.format(0)], state[head.format(0)])
         assert torch.equal(after[head.format(1)], state[head.format(3)])
     before, state, after, _ = start(detector(decoder_layers=3), detector(1, decoder_layers=1), ANIMALS, ANIMALS)
