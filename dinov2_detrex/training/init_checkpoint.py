@@ -154,9 +154,10 @@ def _reason(why: str, fates: Sequence[Fate]) -> str:
 
 def _about_classes(state: Mapping[str, Tensor], known: Known) -> list[str]:
     """How the rows of classes were taken; nothing where there are none, or they are the same on both sides."""
-    if not known.class_dependent & state.keys():
-        return []
     sources = known.class_sources
+    if not known.class_dependent & state.keys():
+        unnamed = sources is not None and not known.class_dependent
+        return ["classes: others, but the model does not name its class-sized parts: all went by number"] * unnamed
     if sources is not None:
         same = [name for name, source in zip(known.classes, sources) if source >= 0]
         others = [name for name, source in zip(known.classes, sources) if source < 0]
