@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 
 def without_pretrained(cfg: DictConfig) -> DictConfig:
@@ -24,9 +24,10 @@ def without_adapters(cfg: DictConfig) -> DictConfig:
     cfg = copy.deepcopy(cfg)
     for node in _sections(cfg.model):
         if node.get("freeze") == "lora":
-            node.freeze = True
-            for key in [key for key in node if str(key).startswith("lora_")]:
-                del node[key]
+            with open_dict(node):
+                node.freeze = True
+                for key in [key for key in node if str(key).startswith("lora_")]:
+                    del node[key]
     return cfg
 
 

@@ -37,7 +37,14 @@ def train(shapes, folder, *overrides, resume=False):
     given += ["model.backbone.net.init_values=1.0", "dataloader.train.total_batch_size=2", "train.seed=0"]
     given += ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.eval_period=0"]
     given += [f"train.max_iter={ITERATIONS}", "train.checkpointer.period=2", "train.model_ema.enabled=True"]
-    given += ["optimizer.lr=0.01", "schedule.warmup_iters=0", f"train.output_dir={folder}", *overrides]
+    given += [
+        "model.backbone.net.lora_rank=4",
+        "train.model_ema.decay=0.5",
+        "optimizer.lr=0.01",
+        "schedule.warmup_iters=0",
+        f"train.output_dir={folder}",
+        *overrides,
+    ]
     resuming = ["--resume"] if resume else []
     return run_command("train", ["--config-file", CUSTOM_RECIPE, "--no-report", *resuming, *given])
 
