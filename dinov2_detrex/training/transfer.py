@@ -6,7 +6,7 @@ the last one is for the encoder's proposals (Zhang et al. 2022, DINO), however m
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -122,7 +122,7 @@ def _loosely(name: str) -> str:
     return " ".join(re.split(r"[\s_-]+", name.casefold().strip()))
 
 
-def _places(names) -> dict[str, list[int]]:
+def _places(names: Iterable[str]) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name, []).append(place)

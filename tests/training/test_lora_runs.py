@@ -114,7 +114,7 @@ def test_predicting_from_a_run_merges_its_adapters(run):
 
 
 def test_a_plain_detector_starts_from_an_adapted_one_and_the_other_way_round(run, tmp_path):
-    overrides = ["model.backbone.net.freeze=True"]
+    overrides = ["model.backbone.net.freeze=True", "model.backbone.net.lora_rank=8"]
     plain = instantiate(without_pretrained(load(str(run), overrides)).model).eval()
     load_init_checkpoint(plain, str(run / "model_final.pth"), lambda: ["circle", "triangle", "square"])
     adapted = model_of(run)
