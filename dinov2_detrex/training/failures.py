@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from dinov2_detrex.config.overrides import can_set
 from dinov2_detrex.runtime.errors import UserError, building
 
 __all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice"]
@@ -49,15 +50,14 @@ class KnownFailure:
 
 
 def memory_advice(cfg: DictConfig) -> str:
-    """Which overrides of this config lessen what it needs: those whose key it has, with another value."""
+    """Which overrides lessen what a config needs: those whose key it takes, and does not hold with that value."""
     helpful = [override + remark for override, remark in LESS_MEMORY.items() if _changes(cfg, override)]
     return f"less memory: {', '.join(helpful)}" if helpful else "use smaller images or batches"
 
 
 def _changes(cfg: DictConfig, override: str) -> bool:
     key, _, value = override.partition("=")
-    before = OmegaConf.select(cfg, key, throw_on_missing=False)
-    return before is not None and str(before).lower() != value
+    return can_set(cfg, key) and str(OmegaConf.select(cfg, key)).lower() != value
 
 
 def _out_of_memory(text: str, cfg: DictConfig) -> UserError:
