@@ -72,8 +72,8 @@ def _target_of(record: dict[str, Any], num_classes: int, device: torch.device) -
     name = record.get("file_name", "a training record")
     if "instances" not in record:
         raise UserError(
-            f"{name} has no instances to train on: its record needs an `annotations` key (an empty list where the image "
-            "shows no object), and the mapper is_train=true"
+            f"{name} has no instances to train on: its record needs an `annotations` key (an empty list where "
+            "the image shows no object), and the mapper is_train=true"
         )
     instances = record["instances"]
     labels, boxes_xyxy = instances.gt_classes, instances.gt_boxes.tensor
