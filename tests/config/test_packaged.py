@@ -11,7 +11,7 @@ from real_recipes import marked, project_of
 from dinov2_detrex.config.loading import find_config, load
 from dinov2_detrex.config.packaged import is_allowed, read_packaged
 from dinov2_detrex.config.recipes import named_recipes
-from dinov2_detrex.config.saving import save_config, with_calls_for_values
+from dinov2_detrex.config.saving import plain, save_config, with_calls_for_values
 from dinov2_detrex.runtime.errors import UserError
 
 HARMLESS = {"model": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}, "names": ["a", None, 0.5]}
@@ -116,7 +116,7 @@ PACKAGED = [path for path in named_recipes().values() if project_of(path) != OWN
 
 @pytest.mark.parametrize("recipe", map(marked, PACKAGED), ids=lambda path: path.stem)
 def test_what_a_recipe_calls_may_stand_in_a_package(recipe, tmp_path):
-    save_config(with_calls_for_values(LazyConfig.load(str(recipe))), tmp_path / "config.yaml")
+    save_config(with_calls_for_values(plain(LazyConfig.load(str(recipe)))), tmp_path / "config.yaml")
     found = list(targets(yaml.safe_load((tmp_path / "config.yaml").read_text())))
     assert len(found) > 20 and [target for target in found if not is_allowed(target)] == []
 
