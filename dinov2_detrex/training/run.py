@@ -108,7 +108,7 @@ def _run(cfg: DictConfig, options: TrainOptions, config_file: str, resume: bool,
     except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:
-        explained = failures.explain(error)
+        explained = failures.explain(error, cfg)
         if explained is None or explained is error:
             raise
         raise explained from error
