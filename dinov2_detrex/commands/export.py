@@ -41,6 +41,8 @@ def run(args):
     take_config(args)
     if bool(args.to) == bool(args.verify):
         raise UsageError("say --to FORMAT, or --verify FILE (--help shows the flags)")
+    if args.dtype == "int8" and not args.images:
+        raise UsageError("--dtype int8 takes its ranges from pictures: give --images PATH, a hundred or so")
     if args.size and args.dynamic:
         raise UsageError("--size and --dynamic exclude each other")
     batch = None if args.batch == "dynamic" else _number(args.batch)

@@ -43,6 +43,8 @@ class ExportOptions:
     def __post_init__(self):
         if self.raw and self.to in SERVERS:
             raise UsageError(f"--to {self.to} serves boxes; leave out --raw")
+        if self.batch not in (None, 1) and self.to in SERVERS:
+            raise UsageError(f"--to {self.to} serves one picture at a time or any number: --batch 1 or dynamic")
         if self.dtype == "fp32":
             return
         if self.format not in ("onnx", "openvino"):

@@ -210,10 +210,12 @@ def guessed_graph(path: Path, model: DINO) -> dict[str, Any]:
     """
     if path.suffix != ".onnx":
         raise UserError(f"{path} does not say what it takes; of files made elsewhere ONNX alone can be verified")
-    shape = needed("onnxruntime", f"running {path}", "export").InferenceSession(path).get_inputs()[0].shape
+    inputs = needed("onnxruntime", f"running {path}", "export").InferenceSession(path).get_inputs()
+    shape = inputs[0].shape
     batch, channels, height, width = (side if isinstance(side, int) else None for side in (*shape, *[0] * 4)[:4])
-    if len(shape) != 4 or channels != 3:
-        raise UserError(f"{path}: its first input is {shape}, not normalised images (B, 3, H, W)")
+    if len(inputs) != 1 or len(shape) != 4 or channels != 3 or inputs[0].type != "tensor(float)":
+        found = ", ".join(f"{value.name} {value.shape} {value.type}" for value in inputs)
+        raise UserError(f"{path} takes {found}; normalised images (B, 3, H, W) in float32 alone can be verified")
     shapes = GraphShapes.of(model, None, batch, raw=True)
     return shapes.describe("fp32") | {"height": height, "width": width}
 
