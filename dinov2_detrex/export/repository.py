@@ -40,19 +40,20 @@ MULTIPLE, SMALLEST, LARGEST = {multiple}, {smallest}, {largest}
 
 
 def detect(picture, server):
-    """Boxes XYXY in pixels of a picture, scores, and labels, the last two of what is none too (score 0)."""
-    small, factor = resized(picture)
+    """Boxes XYXY in pixels of a picture, scores, and labels, those of what is none too (score 0)."""
+    small = resized(picture)
     boxes, scores, labels = ask(np.asarray(small), server)
-    return boxes / factor, scores, labels.astype(int)
+    scale = [picture.width / small.width, picture.height / small.height]
+    return boxes * (scale * 2), scores, labels.astype(int)
 
 
 def resized(picture):
-    """A picture as the model takes it, and by which factor it is larger than the one given."""
+    """A picture of the size that the model is to see."""
     sides = picture.height, picture.width
     factor = min(EDGES[0] / min(sides), EDGES[1] / max(sides)) if EDGES else 1.0
     factor = min(factor, *(limit / side for limit, side in zip(SIZE or (LARGEST, LARGEST), sides)))
     size = [max(1, int(factor * side + 0.5)) for side in (picture.width, picture.height)]
-    return picture.resize(size, Image.Resampling.BILINEAR), factor
+    return picture.resize(size, Image.Resampling.BILINEAR)
 
 
 def ask(pixels, server):
