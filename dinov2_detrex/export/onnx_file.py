@@ -106,7 +106,9 @@ def slim(path: Path, target: Path) -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporters' warnings about their own insides."""
-    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers: list[Any] = [
+        logging.getLogger(name) for name in ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from torch import nn
 
 from dinov2_detrex.backbone import TimmBackbone
 from dinov2_detrex.export.departing import scopes_of
+from dinov2_detrex.export.onnx_file import quiet
 from dinov2_detrex.inference.exported import Arrays
 from dinov2_detrex.runtime.extras import needed
 
@@ -132,18 +133,19 @@ def quantize(path: Path, target: Path, precise: Sequence[str], calibration: Sequ
         calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
     """
     quantization = needed("onnxruntime.quantization", "writing int8", "export")
-    quantization.quantize_static(
-        os.fspath(path),
-        os.fspath(target),
-        _Reader(calibration),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=list(HEAVY),
-        nodes_to_exclude=list(precise),
-        per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
-        activation_type=quantization.QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": True},
-    )
+    with quiet():
+        quantization.quantize_static(
+            os.fspath(path),
+            os.fspath(target),
+            _Reader(calibration),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(HEAVY),
+            nodes_to_exclude=list(precise),
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": True},
+        )
 
 
 class _Reader:

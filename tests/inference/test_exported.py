@@ -166,7 +166,7 @@ def foreign(path, inputs, outputs):
         (
             {"x": [1, 3, 128, 128]},
             {"l": [1, 20, 3]},
-            "outputs are not logits (B, Q, K) and boxes (B, Q, 4): l (1, 20, 3)",
+            "not logits (B, Q, K) and boxes (B, Q, 4): l (1, 20, 3)",
         ),
         ({"x": [1, 3, 128, 128], "y": [2]}, {"b": [1, 20, 4]}, "takes x [1, 3, 128, 128] tensor(float), y [2]"),
         ({"x": [1, 128, 128, 3]}, {"b": [1, 20, 4]}, "(B, 3, H, W)"),
