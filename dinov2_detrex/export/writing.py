@@ -1,5 +1,6 @@
 """How is a file of each format and number type made of the graph?"""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,8 +72,9 @@ def _write_trtexec(
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> None:
-    if shutil.which("g++") is None:
-        raise UserError("--to aotinductor compiles C++, and there is no g++ here")
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        raise UserError(f"--to aotinductor compiles C++, and there is no {compiler}; install one, or name it in CXX")
     torch._inductor.aoti_compile_and_package(
         program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: text}}
     )
