@@ -85,7 +85,7 @@ def verify(path: Path, graph: dict[str, Any], model: DINO, images: Sequence[Tens
     found = [judge.found(image) for image in images]
     expected = [judge.expected(image) for image in images]
     comparison = compare(found, expected, tolerance)
-    if comparison.num_unmatched:
+    if comparison.num_unmatched and graph["dtype"] == "fp32":  # elsewhere more than rounding moves boxes
         comparison = compare(found, expected, tolerance, [judge.noisy(image) for image in images])
     latency = medians({"PyTorch": lambda: judge.expected(images[0]), "file": lambda: judge.found(images[0])})
     return Verdict(comparison, latency, start_up, size_mb(path))

@@ -1,0 +1,65 @@
+"""In float16 and int8 matrix products are computed in that type, and what was named stays in float32."""
+
+import numpy as np
+import pytest
+
+from dinov2_detrex.export.precision import precise_nodes, quantize, to_half
+
+onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
+ort = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+FLOAT = onnx.TensorProto.FLOAT
+
+
+@pytest.fixture
+def file(tmp_path):
+    """x (B, 16) -> "body" -> Softmax -> "class_embed.0" -> y (B, 4), each product in a module of that name."""
+    rng = np.random.default_rng(0)
+    weights = {"w0": rng.normal(size=(16, 8)), "w1": rng.normal(size=(8, 4))}
+    tensors = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w0"], ["a"], name="first"),
+        onnx.helper.make_node("Softmax", ["a"], ["b"], name="softmax"),
+        onnx.helper.make_node("MatMul", ["b", "w1"], ["y"], name="last"),
+    ]
+    for node, scope in zip(nodes, ("model.body", "model.body", "model.class_embed.0")):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', '{scope}', 'matmul']")
+    value = onnx.helper.make_tensor_value_info
+    ends = [value("x", FLOAT, ["batch", 16])], [value("y", FLOAT, ["batch", 4])]
+    graph = onnx.helper.make_graph(nodes, "graph", *ends, tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "float.onnx")
+    return tmp_path / "float.onnx"
+
+
+def run(path, x):
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def pictures(count, seed):
+    return np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32)
+
+
+def test_norms_and_heads_stay_precise(file):
+    assert precise_nodes(onnx.load(file), ["class_embed"]) == ["softmax", "last"]
+
+
+def test_float16_holds_weights_in_half_and_gives_nearly_the_same(file):
+    to_half(file, file.with_name("half.onnx"), ["softmax", "last"])
+    half = onnx.load(file.with_name("half.onnx"))
+    kinds = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in half.graph.initializer}
+    assert kinds == {"w0_half": "FLOAT16", "w1": "FLOAT"}
+    x = pictures(5, 1)
+    np.testing.assert_allclose(run(file.with_name("half.onnx"), x), run(file, x), atol=5e-3)
+
+
+def test_int8_quantises_products_but_the_precise_ones(file):
+    target = file.with_name("int8.onnx")
+    quantize(file, target, ["softmax", "last"], [{"x": pictures(1, seed)} for seed in range(50)])
+    graph = onnx.load(target).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    first, last = (next(node for node in graph.node if node.name == name) for name in ("first", "last"))
+    assert [made_by[name].op_type for name in first.input] == ["DequantizeLinear"] * 2
+    assert last.input[1] == "w1"
+    x = pictures(5, 1)
+    np.testing.assert_allclose(run(target, x), run(file, x), atol=0.05)
+    assert np.abs(run(target, x) - run(file, x)).max() > 1e-6
