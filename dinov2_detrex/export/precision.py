@@ -143,8 +143,8 @@ def quantize(path: Path, target: Path, precise: Sequence[str], calibration: Sequ
             nodes_to_exclude=list(precise),
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
-            activation_type=quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": True},
+            activation_type=quantization.QuantType.QUInt8,  # GELU and ReLU give few negative values
+            extra_options={"MatMulConstBOnly": True},
         )
 
 
