@@ -25,10 +25,9 @@ from dinov2_detrex.data.shapes import draw_image
 from dinov2_detrex.detector import DINO
 from dinov2_detrex.export.graph import DetectionGraph, exportable
 from dinov2_detrex.export.matching import Answer, Tolerance, compare
-from dinov2_detrex.export.onnx_file import set_metadata, slim
 from dinov2_detrex.export.openvino_file import write_openvino
 from dinov2_detrex.export.options import ExportOptions
-from dinov2_detrex.export.precision import precise_modules, precise_nodes, quantize
+from dinov2_detrex.export.precision import precise_modules, precise_nodes
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.source import open_source, picture_files
 from dinov2_detrex.export.verifying import Judge, medians, size_mb
@@ -119,19 +118,14 @@ def pictures_of_size(given: Sequence[str], size_hw: tuple[int, int]) -> list[Ten
 
 
 def write_files(model: DINO, shapes: GraphShapes, folder: Path, images: Sequence[Tensor]) -> None:
-    """fp32.onnx and .xml, int8.onnx and .xml."""
+    """fp32.onnx, fp32.xml and int8.xml."""
     onnx = needed("onnx", "writing ONNX", "export")
-    module = DetectionGraph(exportable(model, shapes.canvas_hw))
-    write(ExportOptions("onnx", shapes.size_hw, 1), module, shapes, folder / "fp32.onnx", METADATA, images)
-    named = folder / NAMED
-    quantized = folder / "quantized.onnx"
-    precise = precise_nodes(onnx.load(named), precise_modules(module))
-    quantize(named, quantized, precise, calibration_inputs(shapes, images))
-    if not slim(quantized, folder / "int8.onnx"):
-        quantized.rename(folder / "int8.onnx")
-    set_metadata(folder / "int8.onnx", METADATA)
-    for dtype in ("fp32", "int8"):
-        write_openvino(folder / f"{dtype}.onnx", folder / f"{dtype}.xml", METADATA)
+    module, file = DetectionGraph(exportable(model, shapes.canvas_hw)), folder / "fp32.onnx"
+    write(ExportOptions("onnx", shapes.size_hw, 1), module, shapes, file, METADATA, images)
+    precise = precise_nodes(onnx.load(folder / NAMED), precise_modules(module))
+    write_openvino(file, folder / "fp32.xml", METADATA)
+    calibration = calibration_inputs(shapes, images)
+    write_openvino(file, folder / "int8.xml", METADATA, calibration=calibration, precise=precise)
 
 
 def eager(judge: Judge, start_up_s: float) -> list[Candidate]:
@@ -153,7 +147,6 @@ def exported(model: DINO, shapes: GraphShapes, folder: Path, start_up_s: float) 
     threads = torch.get_num_threads()
     loads: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "ONNX Runtime fp32": ("fp32.onnx", lambda path: OnnxRuntime(path, threads)),
-        "ONNX Runtime int8": ("int8.onnx", lambda path: OnnxRuntime(path, threads)),
         "OpenVINO fp32": ("fp32.xml", lambda path: OpenVino(path, threads)),
         "OpenVINO bf16": ("fp32.xml", lambda path: OpenVino(path, threads, "bf16")),
         "OpenVINO int8": ("int8.xml", lambda path: OpenVino(path, threads)),

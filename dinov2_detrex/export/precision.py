@@ -1,11 +1,11 @@
-"""Which layers may be computed in float16 or int8, and how is an ONNX file changed so that they are?
+"""Which layers may be computed in float16 or int8, and how is a file changed so that they are?
 
 Matrix products, convolutions and what only moves numbers may. Norms, softmax, positions, what decides where deformable
 attention looks, and the heads of boxes and classes stay float32; so does the first attention of a DINOv3, whose large
 activations half precision does not hold.
 """
 
-import os
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,36 +123,23 @@ def _used(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def quantize(path: Path, target: Path, precise: Sequence[str], calibration: Sequence[Arrays]) -> None:
-    """Write a copy whose matrix products and convolutions with weights take int8, by onnxruntime.
+def quantize(model: Any, precise: Iterable[str], calibration: Sequence[Arrays]) -> Any:
+    """An OpenVINO model that computes matrix products and convolutions in int8, by NNCF.
 
     Args:
-        path: of an ONNX file in float32.
-        target: of the copy.
+        model: as OpenVINO converts it of an ONNX file in float32.
         precise: names of nodes that stay float32.
         calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
     """
-    quantization = needed("onnxruntime.quantization", "writing int8", "export")
+    nncf = needed("nncf", "writing int8", "int8")
+    nncf.set_log_level(logging.ERROR)
+    there = {operation.get_friendly_name() for operation in model.get_ops()}
     with quiet():
-        quantization.quantize_static(
-            os.fspath(path),
-            os.fspath(target),
-            _Reader(calibration),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(HEAVY),
-            nodes_to_exclude=list(precise),
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            activation_type=quantization.QuantType.QUInt8,  # GELU and ReLU give few negative values
-            extra_options={"MatMulConstBOnly": True},
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=sorted(there & set(precise)), validate=False),
         )
-
-
-class _Reader:
-    """Calibration data as onnxruntime asks for them."""
-
-    def __init__(self, inputs: Sequence[Arrays]):
-        self.remaining = iter(inputs)
-
-    def get_next(self) -> Arrays | None:
-        return next(self.remaining, None)

@@ -64,19 +64,7 @@ def _restricted(model: Any) -> list[str]:
             found.append(f"{node.name}: {node.op_type} reads uint8, which Cast alone may")
         if not _axes(node) <= constant:
             found.append(f"{node.name}: the axes of {node.op_type} are no constant")
-    return found + _shifted(model)
-
-
-def _shifted(model: Any) -> list[str]:
-    """One line where quantisation has zero points other than 0."""
-    onnx = needed("onnx", "looking at operators", "export")
-    small = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) < 2}
-    quantised = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    points = [small[name] for node in quantised for name in node.input[2:3] if name in small]
-    count = sum(bool(onnx.numpy_helper.to_array(point).any()) for point in points)
-    return [f"{count} zero points are not 0, as int8 for CPUs has them; let trtexec calibrate the fp32 file"] * bool(
-        count
-    )
+    return found
 
 
 def _axes(node: Any) -> set[str]:

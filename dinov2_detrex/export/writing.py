@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinov2_detrex.export.onnx_file import export_program, set_metadata, slim, write_onnx
 from dinov2_detrex.export.openvino_file import write_openvino
 from dinov2_detrex.export.options import ExportOptions
-from dinov2_detrex.export.precision import precise_modules, precise_nodes, quantize, to_half
+from dinov2_detrex.export.precision import precise_modules, precise_nodes, to_half
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.tensorrt import trtexec_command
 from dinov2_detrex.inference.exported import KEY, Arrays, canvas_for, network_inputs
@@ -46,7 +46,7 @@ def write(
     named = path.with_name(NAMED)
     write_onnx(program, shapes, named)
     onnx_file = path.with_suffix(".onnx")
-    lowered = _lowered(options, module, shapes, named, images)
+    lowered = _halved(module, named) if options.dtype == "fp16" and options.format == "onnx" else named
     if not slim(lowered, onnx_file):
         shutil.copyfile(lowered, onnx_file)
     if lowered != named:
@@ -55,7 +55,8 @@ def write(
     if options.to == "onnx":
         _write_trtexec(options, module, shapes, onnx_file, named)
     if options.format == "openvino":
-        write_openvino(onnx_file, path, text, half=options.dtype == "fp16")
+        calibration = calibration_inputs(shapes, images) if options.dtype == "int8" else ()
+        write_openvino(onnx_file, path, text, options.dtype == "fp16", calibration, _precise(module, named))
         onnx_file.unlink()
 
 
@@ -65,9 +66,8 @@ def _write_trtexec(
     """Beside the file, the command that makes a TensorRT engine of it, with the layers that must stay float32."""
     onnx = needed("onnx", "writing ONNX", "export")
     there = {node.name for node in onnx.load(onnx_file).graph.node}
-    precise = [name for name in precise_nodes(onnx.load(named), precise_modules(module)) if name in there]
-    dtype = "int8" if options.dtype == "int8" else "fp16"
-    command = trtexec_command(onnx_file, shapes.describe(options.dtype), precise, dtype)
+    precise = [name for name in _precise(module, named) if name in there]
+    command = trtexec_command(onnx_file, shapes.describe(options.dtype), precise)
     write_text(onnx_file.with_suffix(TRTEXEC), command + "\n")
 
 
@@ -80,19 +80,16 @@ def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> No
     )
 
 
-def _lowered(
-    options: ExportOptions, module: nn.Module, shapes: GraphShapes, named: Path, images: Sequence[Tensor]
-) -> Path:
-    """The ONNX file in the number type that was asked for; OpenVINO rounds weights to float16 by itself."""
-    if options.dtype == "fp32" or (options.dtype == "fp16" and options.format == "openvino"):
-        return named
-    lowered = named.with_name("lowered.onnx")
-    precise = precise_nodes(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
-    if options.dtype == "fp16":
-        to_half(named, lowered, precise)
-    else:
-        quantize(named, lowered, precise, calibration_inputs(shapes, images))
-    return lowered
+def _precise(module: nn.Module, named: Path) -> list[str]:
+    """Names of the nodes that stay float32."""
+    return precise_nodes(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
+
+
+def _halved(module: nn.Module, named: Path) -> Path:
+    """The ONNX file in float16 where it may be; OpenVINO rounds weights by itself."""
+    half = named.with_name("half.onnx")
+    to_half(named, half, _precise(module, named))
+    return half
 
 
 def calibration_inputs(shapes: GraphShapes, images: Sequence[Tensor]) -> list[Arrays]:

@@ -67,10 +67,3 @@ def test_the_command_has_the_range_of_sizes_and_the_precise_layers():
     assert "--precisionConstraints=obey" in command
     assert "--minShapes=images:1x128x128x3,sizes:1x2" in command
     assert "--maxShapes=images:8x1024x1024x3,sizes:8x2" in command
-
-
-def test_int8_with_zero_points_is_for_other_runtimes(objected):
-    quantised = node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
-    assert objected(CAST, quantised, scale=1, zero=0) == []
-    (line,) = objected(CAST, quantised, scale=1, zero=3)
-    assert line.startswith("1 zero points are not 0")

@@ -99,9 +99,11 @@ def test_a_file_that_exists_is_not_overwritten_and_formats_that_cannot_be_made_a
     for name, words in (("tensorrt", "trtexec"), ("onx", "did you mean onnx"), ("coreml", "coremltools")):
         assert run_command("export", [package, "--to", name]) == 2
         assert words in capsys.readouterr().err
-    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", package]) == 2
+    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", package]) == 2
     assert "--data" in capsys.readouterr().err
-    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8"]) == 2
+    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", package]) == 2
+    assert "openvino and ovms" in capsys.readouterr().err
+    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8"]) == 2
     assert "--images" in capsys.readouterr().err
 
 

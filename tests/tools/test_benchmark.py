@@ -70,13 +70,13 @@ def test_mistake_is_answered_with_one_line(measure, arguments, message):
 
 @pytest.mark.slow
 def test_exported_files_stand_beside_pytorch(capsys):
-    for package in ("onnx", "onnxruntime", "onnxscript", "openvino"):
-        pytest.importorskip(package, reason="needs the extra `export`")
+    for package in ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(package, reason="needs the extras `export` and `int8`")
     small = ("model.backbone.net.depth=1", "model.num_queries=5", "model.transformer.encoder.num_layers=1")
     assert run_command("benchmark exported", ["--repeats", "1", "--size", "64", "96", *small]) == 0
     output = capsys.readouterr().out
     (table,) = tables(output)
-    runtimes = ["ONNX Runtime fp32", "ONNX Runtime int8", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]
+    runtimes = ["ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]
     assert list(table) == ["PyTorch fp32", "PyTorch bf16", *runtimes]
     assert "picture: 64 x 96 pixels" in output and float(table["PyTorch fp32"][5]) == 0
     for name in ("ONNX Runtime fp32", "OpenVINO fp32"):

@@ -4,8 +4,8 @@ examples:
   dinov2-detrex benchmark exported COCO/dino_dinov2_b_12ep --size 518 518      # random weights: times, no differences
   dinov2-detrex benchmark exported output/mine --size 800 1344 --images photographs/val
 
-Eager PyTorch in fp32 and bf16, ONNX Runtime in fp32 and int8, OpenVINO in fp32, bf16 and int8 take turns with one
-picture; what is compared are the boxes of all pictures. Wants an idle machine and the extra `export`.
+Eager PyTorch in fp32 and bf16, ONNX Runtime in fp32, OpenVINO in fp32, bf16 and int8 take turns with one picture; what
+is compared are the boxes of all pictures. Wants an idle machine and the extras `export` and `int8`.
 """
 
 from dinov2_detrex.cli import AT_LEAST_1, PIXELS, add_config_arguments, take_config
