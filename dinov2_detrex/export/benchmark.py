@@ -113,7 +113,8 @@ def pictures_of_size(given: Sequence[str], size_hw: tuple[int, int]) -> list[Ten
     pictures = [open_upright(str(path)) for path in files]
     if not pictures:
         pictures = [draw_image(np.random.default_rng(seed), max(size_hw))[0] for seed in range(NUM_DRAWN)]
-    resized = [picture.resize(size_hw[::-1], Image.Resampling.BILINEAR) for picture in pictures]
+    height, width = size_hw
+    resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in pictures]
     return [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in resized]
 
 
