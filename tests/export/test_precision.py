@@ -12,14 +12,15 @@ FLOAT = onnx.TensorProto.FLOAT
 
 @pytest.fixture
 def file(tmp_path):
-    """x (B, 16) -> "body" -> Softmax -> "class_embed.0" -> y (B, 4), each product in a module of that name."""
+    """x (B, 16) -> "body" -> Softmax -> "class_embed.0" -> Sigmoid -> y (B, 4), each product in a module of that name."""
     rng = np.random.default_rng(0)
     weights = {"w0": rng.normal(size=(16, 8)), "w1": rng.normal(size=(8, 4))}
     tensors = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     nodes = [
         onnx.helper.make_node("MatMul", ["x", "w0"], ["a"], name="first"),
         onnx.helper.make_node("Softmax", ["a"], ["b"], name="softmax"),
-        onnx.helper.make_node("MatMul", ["b", "w1"], ["y"], name="last"),
+        onnx.helper.make_node("MatMul", ["b", "w1"], ["c"], name="last"),
+        onnx.helper.make_node("Sigmoid", ["c"], ["y"], name="scores"),
     ]
     for node, scope in zip(nodes, ("model.body", "model.body", "model.class_embed.0")):
         node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', '{scope}', 'matmul']")
