@@ -12,7 +12,7 @@ FLOAT = onnx.TensorProto.FLOAT
 
 @pytest.fixture
 def file(tmp_path):
-    """x (B, 16) -> "body" -> Softmax -> "class_embed.0" -> Sigmoid -> y (B, 4), each product in a module of that name."""
+    """x (B, 16) -> "body" -> Softmax -> "class_embed.0" -> Sigmoid -> y (B, 4): products by their modules."""
     rng = np.random.default_rng(0)
     weights = {"w0": rng.normal(size=(16, 8)), "w1": rng.normal(size=(8, 4))}
     tensors = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]

@@ -93,15 +93,15 @@ def test_a_picture_larger_than_a_graph_of_one_size_is_scaled_to_fit(made):
 
 
 def test_a_file_that_exists_is_not_overwritten_and_formats_that_cannot_be_made_are_named(made, exported, capsys):
-    package = str(made[0])
+    package, picture = str(made[0]), str(made[1])
     assert run_command("export", [package, "--to", "onnx", "--out", str(exported)]) == 1
     assert "exists" in capsys.readouterr().err
     for name, words in (("tensorrt", "trtexec"), ("onx", "did you mean onnx"), ("coreml", "coremltools")):
         assert run_command("export", [package, "--to", name]) == 2
         assert words in capsys.readouterr().err
-    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", package]) == 2
+    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", picture]) == 2
     assert "--data" in capsys.readouterr().err
-    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", package]) == 2
+    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", picture]) == 2
     assert "openvino and ovms" in capsys.readouterr().err
     assert run_command("export", [package, "--to", "openvino", "--dtype", "int8"]) == 2
     assert "--images" in capsys.readouterr().err
