@@ -27,7 +27,7 @@ from dinov2_detrex.export.graph import DetectionGraph, exportable
 from dinov2_detrex.export.matching import Answer, Tolerance, compare
 from dinov2_detrex.export.openvino_file import write_openvino
 from dinov2_detrex.export.options import ExportOptions
-from dinov2_detrex.export.precision import precise_modules, precise_nodes
+from dinov2_detrex.export.precision import precise_modules, precise_values
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.source import open_source, picture_files
 from dinov2_detrex.export.verifying import Judge, medians, size_mb
@@ -123,7 +123,7 @@ def write_files(model: DINO, shapes: GraphShapes, folder: Path, images: Sequence
     onnx = needed("onnx", "writing ONNX", "export")
     module, file = DetectionGraph(exportable(model, shapes.canvas_hw)), folder / "fp32.onnx"
     write(ExportOptions("onnx", shapes.size_hw, 1), module, shapes, file, METADATA, images)
-    precise = precise_nodes(onnx.load(folder / NAMED), precise_modules(module))
+    precise = precise_values(onnx.load(folder / NAMED), precise_modules(module))
     write_openvino(file, folder / "fp32.xml", METADATA)
     calibration = calibration_inputs(shapes, images)
     write_openvino(file, folder / "int8.xml", METADATA, calibration=calibration, precise=precise)

@@ -1,7 +1,7 @@
 """How is an ONNX file written as an OpenVINO one?"""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from dinov2_detrex.export.precision import quantize
@@ -15,7 +15,7 @@ def write_openvino(
     text: str,
     half: bool = False,
     calibration: Sequence[Arrays] = (),
-    precise: Iterable[str] = (),
+    precise: Set[str] = frozenset(),
 ) -> None:
     """Write an .xml with its .bin.
 
@@ -25,7 +25,7 @@ def write_openvino(
         text: the metadata.
         half: store the weights as float16; they are computed in what the device is told.
         calibration: where given, compute in int8; see `precision.quantize`.
-        precise: names of nodes that int8 leaves alone.
+        precise: names of values that int8 leaves alone.
     """
     ov = needed("openvino", "writing OpenVINO", "export")
     model = ov.convert_model(os.fspath(onnx_file))

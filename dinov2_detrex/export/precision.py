@@ -6,7 +6,7 @@ activations half precision does not hold.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dinov2_detrex.runtime.extras import needed
 
 HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 MOVING = ("Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Relu", "Identity")  # by their first input
+PASSING = ("Reshape", "Add")  # what stands between a product and its value, once nodes are fused
 NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "Softmax", "ReduceMean", "TopK")
 PRECISE_MODULES = (
     "sampling_offsets",
@@ -46,6 +47,33 @@ def precise_nodes(model: Any, modules: Sequence[str]) -> list[str]:
         if node.op_type in NORMS or (inside and node.op_type in HEAVY):
             found.append(node.name)
     return found
+
+
+def precise_values(model: Any, modules: Sequence[str]) -> set[str]:
+    """Names of the values that those nodes compute, also biased and reshaped: what is fused keeps the last of them."""
+    names = set(precise_nodes(model, modules))
+    nodes = [node for node in model.graph.node if node.name in names]
+    products = {node.output[0] for node in nodes if node.op_type in HEAVY}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        biased = node.op_type == "Add" and products & set(node.input) and weights & set(node.input)
+        if biased or (node.op_type == "Reshape" and node.input[0] in products):
+            products.add(node.output[0])
+    return products | {node.output[0] for node in nodes}
+
+
+def nodes_of(model: Any, values: Set[str]) -> list[str]:
+    """Names of the nodes of an ONNX file that compute these values, with what they reshape or add a bias to."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    waiting = [makers[name] for name in values if name in makers]
+    while waiting:
+        node = waiting.pop()
+        found[node.name] = None
+        if node.op_type in PASSING:
+            before = [makers[name] for name in node.input if name in makers]
+            waiting += [one for one in before if one.op_type in (*PASSING, *HEAVY)]
+    return [node.name for node in model.graph.node if node.name in found]
 
 
 def to_half(path: Path, target: Path, precise: Iterable[str]) -> None:
@@ -123,17 +151,16 @@ def _used(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def quantize(model: Any, precise: Iterable[str], calibration: Sequence[Arrays]) -> Any:
+def quantize(model: Any, precise: Set[str], calibration: Sequence[Arrays]) -> Any:
     """An OpenVINO model that computes matrix products and convolutions in int8, by NNCF.
 
     Args:
         model: as OpenVINO converts it of an ONNX file in float32.
-        precise: names of nodes that stay float32.
+        precise: names of the values that are computed in float32, see `precise_values`.
         calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
     """
     nncf = needed("nncf", "writing int8", "int8")
     nncf.set_log_level(logging.ERROR)
-    there = {operation.get_friendly_name() for operation in model.get_ops()}
     with quiet():
         return nncf.quantize(
             model,
@@ -141,5 +168,18 @@ def quantize(model: Any, precise: Iterable[str], calibration: Sequence[Arrays]) 
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(names=sorted(there & set(precise)), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=operations_of(model, precise), validate=False),
         )
+
+
+def operations_of(model: Any, values: Set[str]) -> list[str]:
+    """Names of the operations of an OpenVINO model that compute these values, likewise."""
+    found = set()
+    waiting = [one for one in model.get_ops() if any(values & set(output.get_names()) for output in one.outputs())]
+    while waiting:
+        operation = waiting.pop()
+        found.add(operation.get_friendly_name())
+        if operation.get_type_name() in PASSING:
+            before = [value.get_source_output().get_node() for value in operation.inputs()]
+            waiting += [one for one in before if one.get_type_name() in (*PASSING, "MatMul", "Convolution")]
+    return sorted(found)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinov2_detrex.export.onnx_file import export_program, set_metadata, slim, write_onnx
 from dinov2_detrex.export.openvino_file import write_openvino
 from dinov2_detrex.export.options import ExportOptions
-from dinov2_detrex.export.precision import precise_modules, precise_nodes, to_half
+from dinov2_detrex.export.precision import nodes_of, precise_modules, precise_nodes, precise_values, to_half
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.tensorrt import trtexec_command
 from dinov2_detrex.inference.exported import KEY, Arrays, canvas_for, network_inputs
@@ -56,7 +56,8 @@ def write(
         _write_trtexec(options, module, shapes, onnx_file, named)
     if options.format == "openvino":
         calibration = calibration_inputs(shapes, images) if options.dtype == "int8" else ()
-        write_openvino(onnx_file, path, text, options.dtype == "fp16", calibration, _precise(module, named))
+        precise = precise_values(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
+        write_openvino(onnx_file, path, text, options.dtype == "fp16", calibration, precise)
         onnx_file.unlink()
 
 
@@ -65,8 +66,8 @@ def _write_trtexec(
 ) -> None:
     """Beside the file, the command that makes a TensorRT engine of it, with the layers that must stay float32."""
     onnx = needed("onnx", "writing ONNX", "export")
-    there = {node.name for node in onnx.load(onnx_file).graph.node}
-    precise = [name for name in _precise(module, named) if name in there]
+    values = precise_values(onnx.load(named), precise_modules(module))
+    precise = nodes_of(onnx.load(onnx_file), values)
     command = trtexec_command(onnx_file, shapes.describe(options.dtype), precise)
     write_text(onnx_file.with_suffix(TRTEXEC), command + "\n")
 
@@ -80,15 +81,11 @@ def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> No
     )
 
 
-def _precise(module: nn.Module, named: Path) -> list[str]:
-    """Names of the nodes that stay float32."""
-    return precise_nodes(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
-
-
 def _halved(module: nn.Module, named: Path) -> Path:
     """The ONNX file in float16 where it may be; OpenVINO rounds weights by itself."""
     half = named.with_name("half.onnx")
-    to_half(named, half, _precise(module, named))
+    model = needed("onnx", "writing float16", "export").load(named)
+    to_half(named, half, precise_nodes(model, precise_modules(module)))
     return half
 
 

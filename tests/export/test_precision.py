@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dinov2_detrex.export.precision import precise_nodes, quantize, to_half
+from dinov2_detrex.export.precision import operations_of, precise_nodes, precise_values, quantize, to_half
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 ort = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
@@ -42,6 +42,7 @@ def pictures(count, seed):
 
 def test_norms_and_heads_stay_precise(file):
     assert precise_nodes(onnx.load(file), ["class_embed"]) == ["softmax", "last"]
+    assert precise_values(onnx.load(file), ["class_embed"]) == {"b", "c"}
 
 
 def test_float16_holds_weights_in_half_and_gives_nearly_the_same(file):
@@ -58,10 +59,11 @@ def test_int8_quantises_products_but_the_precise_ones(file):
     pytest.importorskip("nncf", reason="needs the extra `int8`")
     model = ov.convert_model(str(file))
     calibration = [{"x": pictures(1, seed)} for seed in range(50)]
-    quantised = quantize(model.clone(), ["softmax", "last"], calibration)
-    of = {op.get_friendly_name(): op for op in quantised.get_ops()}
-    inputs = {name: of[name].input_value(0).get_node().get_type_name() for name in ("first", "last")}
-    assert inputs["first"] == "FakeQuantize" and inputs["last"] == "Softmax"
+    quantised = quantize(model.clone(), {"b", "c"}, calibration)
+    assert operations_of(quantised, {"a", "c"})  # what computes them keeps its names
+    products = [op for op in quantised.get_ops() if op.get_type_name() == "MatMul"]
+    inputs = [op.input_value(0).get_node().get_type_name() for op in products]
+    assert inputs == ["FakeQuantize", "Softmax"]
     x = pictures(5, 1)
     found, expected = (ov.compile_model(m, "CPU")(x)[0] for m in (quantised, model))
     np.testing.assert_allclose(found, expected, atol=0.05)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from coco_folder import CocoFolder
 from made_package import make_package
+from PIL import Image
 
 from dinov2_detrex.cli import run_command
 from dinov2_detrex.export.onnx_file import exports_here
@@ -184,3 +185,21 @@ def test_a_file_from_elsewhere_is_verified_or_refused_with_what_it_is(made, tmp_
 def test_what_is_no_exported_file_is_not_verified(made, capsys):
     assert run_command("export", [str(made[0]), "--verify", str(made[1])]) == 1
     assert "end in .onnx, .xml, .pt2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_int8_whose_ranges_are_of_other_pictures_is_not_written(made, tmp_path, capsys):
+    for package_name in ("openvino", "nncf"):
+        pytest.importorskip(package_name, reason="needs the extras `export` and `int8`")
+    package, picture, _ = made
+    truth = CocoFolder(tmp_path / "truth")  # what the detector itself finds
+    truth.document["categories"] = [{"id": key, "name": name} for key, name in ((0, "newt"), (7, "gnu"), (40, "owl"))]
+    truth.add_image(1, file_name=picture.name, width=150, height=90, save=False)
+    for found in Predictor.from_pretrained(package)(picture, score_threshold=0.0)[:3]:
+        truth.add_box(found["bbox"], category_id=found["category_id"])
+    truth.write()
+    Image.new("RGB", (150, 90)).save(tmp_path / "black.png")
+    words = [str(package), "--to", "openvino", "--dtype", "int8", "--out", str(tmp_path / "int8.xml")]
+    data = ["--size", "64", "128", "--data", str(truth.json_file), "--data-images", str(picture.parent)]
+    assert run_command("export", [*words, *data, "--images", str(tmp_path / "black.png")]) == 1
+    assert "it loses" in capsys.readouterr().err and not list(tmp_path.glob("*int8*"))
