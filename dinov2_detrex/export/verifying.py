@@ -233,5 +233,5 @@ def medians(runs: dict[str, Callable[[], Any]], count: int = LATENCY_RUNS) -> di
 
 def size_mb(path: Path) -> float:
     """Of a file and, of OpenVINO's, its weights, in 10^6 bytes."""
-    parts = [path, path.with_suffix(".bin"), path.with_name(f"{path.name}.data")]
-    return sum(part.stat().st_size for part in parts if part.is_file()) / 1e6
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+    return sum(part.stat().st_size for part in (path, beside) if part.is_file()) / 1e6
