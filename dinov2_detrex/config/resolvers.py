@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.folders import VALIDATION
 from dinov2_detrex.data.source import Paths, count_classes, count_images, is_there
+from dinov2_detrex.runtime.openmp import usable_cores
 
 NAMESPACE = "d2d"  # of dinov2_detrex
 
@@ -132,6 +133,11 @@ def short_sides(size: int) -> list[int]:
     return [scaled(size, percent / 100) for percent in range(60, 101, 4)]
 
 
+def workers(most: int) -> int:
+    """`${d2d.workers:4}`: a loader's processes: as many as there are cores for this one, and at most that many."""
+    return min(most, usable_cores())
+
+
 def warmup_share(warmup_iters: int, max_iter: int) -> float:
     """`${d2d.warmup_share:warmup,length}`: the part of the run that warms up, at most half of a very short one."""
     return min(warmup_iters / max_iter, 0.5)
@@ -199,6 +205,7 @@ RESOLVERS = {
     "detections_judged": detections_judged,
     "share": share,
     "warmup_share": warmup_share,
+    "workers": workers,
     "count": len,
     "iterations": iterations,
     "pyramid_levels": pyramid_levels,

@@ -46,7 +46,7 @@ dataloader = dict(
             img_format="RGB",
         ),
         total_batch_size=16,
-        num_workers=4,
+        num_workers="${d2d.workers:4}",
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
@@ -59,7 +59,7 @@ dataloader = dict(
             mask_on=False,
             img_format="${...train.mapper.img_format}",
         ),
-        num_workers=4,
+        num_workers="${d2d.workers:4}",
     ),
     evaluator=L(COCOEvaluator)(
         dataset_name="${..test.dataset.names}",
