@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from timm.layers.format import Format, nhwc_to
 from timm.models._features import FeatureGetterNet
 
+from dinov2_detrex.backbone.adapters import LowRank, attach_adapters
 from dinov2_detrex.backbone.feature_cache import FeatureCache
 from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
 from dinov2_detrex.backbone.position import check_mode
@@ -58,7 +59,8 @@ class TimmBackbone(Backbone):
             grid of DINOv2's checkpoints. Images of any other size are taken anyway.
         freeze: True for everything, a number n for the embedding and the first n blocks, "embed" for the patch and
             positional embedding alone. The frozen part has no gradients, stays in evaluation mode through `train()`,
-            and runs under `no_grad`.
+            and runs under `no_grad`. "lora" freezes all weights and trains low-rank adapters beside those of the blocks
+            (plain ViTs only).
         norm: apply the model's final norm to every map (plain ViTs only).
         pos_embed: how positions reach another grid, "hub" as DINOv2's original code (models of other origin: as timm),
             or "timm". None is "timm" where the caller passes timm's own `dynamic_img_size`, as detrex configs in
@@ -71,6 +73,9 @@ class TimmBackbone(Backbone):
         window_block_indexes: the blocks that do; None for all but four evenly spaced ones, as ViTDet.
         return_prefix_tokens: add "p{index}.cls" (B, C) and "p{index}.reg" (B, R, C) to the output of a plain ViT, where
             it has such tokens. They are no maps, so `output_shape()` does not list them.
+        lora_rank, lora_alpha, lora_dropout, lora_layers, lora_blocks: of the adapters, see `adapters.LowRank`; alone
+            with `freeze="lora"`. `lora_layers` names linear layers of a block: "qkv" and "proj" of the attention, "fc1"
+            and "fc2" of the feed-forward part.
         timm_kwargs: any other keyword of `timm.create_model`. Plain ViTs get `dynamic_img_size=True` by default.
 
     Raises:
@@ -102,6 +107,11 @@ class TimmBackbone(Backbone):
         window_size: int = 0,
         window_block_indexes: Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        lora_layers: Sequence[str] | str = ("qkv", "proj"),
+        lora_blocks: Sequence[int] | None = None,
         **timm_kwargs: Any,
     ):
         super().__init__()
@@ -134,7 +144,9 @@ class TimmBackbone(Backbone):
         if use_act_checkpoint and self.vit is None:
             self.timm_model.set_grad_checkpointing(True)
         self._windows = attach_windows(self.vit, window_size, window_block_indexes)
-        self._freeze(freeze)
+        layers = (lora_layers,) if isinstance(lora_layers, str) else tuple(lora_layers)
+        blocks = None if lora_blocks is None else tuple(lora_blocks)
+        self._freeze(freeze, LowRank(lora_rank, lora_alpha, lora_dropout, layers, blocks))
         self._set_shapes(indices, out_features)
         self.model_name = model_name
         self.feature_cache: FeatureCache | None = None
@@ -165,10 +177,12 @@ class TimmBackbone(Backbone):
         state = read_tensors(checkpoint_path) if checkpoint_path else from_hub(model_name, options)
         return load_vit(self.vit, state, source, patch_resample, "hub" if self.uses_hub_positions else "timm")
 
-    def _freeze(self, freeze: bool | int | str) -> None:
-        self.frozen = parse_freeze(freeze, self.vit)
+    def _freeze(self, freeze: bool | int | str, low_rank: LowRank) -> None:
+        self.frozen = parse_freeze(freeze, self.vit, low_rank)
         for parameter in frozen_parameters(self.timm_model, self.vit, self.frozen):
             parameter.requires_grad_(False)
+        if self.vit is not None and self.frozen.adapted:
+            attach_adapters(self.vit, low_rank)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "TimmBackbone":

@@ -7,7 +7,17 @@ values out of its config once, as a `TrainOptions` (`loading.train_options`).
 from dataclasses import dataclass, field
 from typing import Any
 
-from dinov2_detrex.config.schema import Choice, NotEmpty, OptionError, Range, Section, expected, option, refused_value
+from dinov2_detrex.config.schema import (
+    Choice,
+    Each,
+    NotEmpty,
+    OptionError,
+    Range,
+    Section,
+    expected,
+    option,
+    refused_value,
+)
 
 POSITIVE = Range(low=0, open=True)
 AT_LEAST_0 = Range(low=0)
@@ -352,3 +362,7 @@ class TrainOptions(Section):
     """What a frozen backbone gives, computed once."""
     progress_bar: ProgressBarMode = ProgressBarMode.auto
     """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""
+    init_classes_of: str = ""
+    """A registered data set, as coco_2017_train, whose classes an `init_checkpoint` has that does not name them."""
+    init_levels: list[int] = field(default_factory=list, metadata={"allowed": Each(Range(-1, 2**15))})
+    """For each level of the model that of `init_checkpoint`, 0 for its finest, -1 for none; [] = they are the same."""

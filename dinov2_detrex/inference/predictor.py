@@ -21,10 +21,12 @@ from detectron2.config import instantiate
 from detectron2.structures import Instances
 from PIL import Image
 
+from dinov2_detrex.backbone.adapters import merge_adapters
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.image_reading import pixels_of
+from dinov2_detrex.detector.by_shape import detect_by_shape
 from dinov2_detrex.inference.casting import cast_weights
 from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
 from dinov2_detrex.inference.detections import DEFAULT_SELECTION, DEFAULT_THRESHOLD, Detections, Selection
@@ -107,7 +109,7 @@ class Predictor:
         content = _load(model, weights, _averaged(cfg, weights) if averaged is None else averaged)
         self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.recommended = _recommended(weights)
-        self.model = model.to(self.device).eval()
+        self.model = merge_adapters(model).to(self.device).eval()
         if self.dtype is not None:
             cast_weights(self.model, self.dtype)
         self.mapper = instantiate(cfg.dataloader.test.mapper)
@@ -271,10 +273,13 @@ class Predictor:
 
     @torch.inference_mode()
     def detect(self, inputs: list[Input]) -> list[Instances]:
-        """The `Instances` of every record of the mapper; on the CPU, with scores and boxes in float32."""
+        """The `Instances` of every record of the mapper; on the CPU, with scores and boxes in float32.
+
+        Records of several shapes go into the model shape by shape, so that none changes another's answer.
+        """
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
         with autocast:
-            outputs = self.model(inputs)
+            outputs = detect_by_shape(self.model, inputs)
         return [_at_home(output["instances"]) for output in outputs]
 
     def _answer(self, job: Job, selection: Selection) -> Answer:

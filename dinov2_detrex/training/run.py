@@ -1,6 +1,7 @@
 """What each process of a run does: build what the config describes, resume, train, evaluate."""
 
 import contextlib
+import functools
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def _run(cfg: DictConfig, options: TrainOptions, config_file: str, resume: bool,
     except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:
-        explained = failures.explain(error)
+        explained = failures.explain(error, cfg)
         if explained is None or explained is error:
             raise
         raise explained from error
@@ -145,7 +146,7 @@ def train(
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        load_init_checkpoint(model, options.init_checkpoint, lambda: class_names(cfg.dataloader.train))
+        start_from_given(model, options, cfg.dataloader.train)
     _compile(model, options, device)
     wrapped = parallel.wrap(model, options.ddp, options.fsdp, device)
     optimizer = _build_optimizer(cfg, options, model)
@@ -162,6 +163,12 @@ def train(
             ema.load_state_dict(_ema_state(saved))
         saved.clear()  # the run's memory is not for its past
     trainer.train(start_iter, options.max_iter)
+
+
+def start_from_given(model: nn.Module, options: TrainOptions, cfg_loader: DictConfig) -> None:
+    """Give a new run's model what `train.init_checkpoint` has for it."""
+    names = functools.partial(class_names, cfg_loader)
+    load_init_checkpoint(model, options.init_checkpoint, names, options.init_classes_of, options.init_levels)
 
 
 def evaluate_only(cfg: DictConfig, options: TrainOptions, device: torch.device, saved: dict | None) -> None:
