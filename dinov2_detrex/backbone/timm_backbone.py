@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from timm.layers.format import Format, nhwc_to
 from timm.models._features import FeatureGetterNet
 
 from dinov2_detrex.backbone.adapters import LowRank, attach_adapters
+from dinov2_detrex.backbone.feature_cache import FeatureCache
 from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
 from dinov2_detrex.backbone.position import check_mode
 from dinov2_detrex.backbone.resampling import check_method
@@ -29,6 +31,7 @@ from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.values import refused, require_flag, require_number, require_share, require_whole
 
 logger = logging.getLogger(__name__)
@@ -145,6 +148,9 @@ class TimmBackbone(Backbone):
         blocks = None if lora_blocks is None else tuple(lora_blocks)
         self._freeze(freeze, LowRank(lora_rank, lora_alpha, lora_dropout, layers, blocks))
         self._set_shapes(indices, out_features)
+        self.model_name = model_name
+        self.feature_cache: FeatureCache | None = None
+        self._how_built = _text((model_name, options, norm, self.uses_hub_positions, window_size, window_block_indexes))
         logger.info("%s: %s", model_name, self.weights_report)
         feature_logger.info("%s: %s", model_name, self._describe_maps())
 
@@ -205,7 +211,27 @@ class TimmBackbone(Backbone):
             ValueError: a plain ViT's patch does not divide the image.
         """
         with gradient_unless(self.frozen.everything):
-            return self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
+            if self.feature_cache is None:
+                return self._maps(x)
+            how_built = f"{self._how_built}, {self._out_features}, {self.return_prefix_tokens}"
+            return self.feature_cache.maps(x, self._maps, self.timm_model, how_built)
+
+    def keep_features(self, cache: FeatureCache | None) -> None:
+        """From here on take what was computed before from the cache; None computes everything again.
+
+        Raises:
+            UsageError: the backbone, or a part of it, trains.
+        """
+        trains = not self.frozen.everything or any(value.requires_grad for value in self.timm_model.parameters())
+        if cache is not None and (trains or any(module.training for module in self.timm_model.modules())):
+            raise UsageError(
+                f"train.feature_cache keeps what a frozen backbone gives, and {self.model_name} trains: "
+                "set model.backbone.net.freeze=true, or train.feature_cache.enabled=false"
+            )
+        self.feature_cache = cache
+
+    def _maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
 
     def _stage_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What timm's extractor returns, each stage once and fine to coarse, under the names asked for."""
@@ -302,6 +328,11 @@ def _check_needs_vit(vit: PlainViT | None, model_name: str, **switches: bool) ->
     on = [name for name, value in switches.items() if value]
     if vit is None and on:
         raise ValueError(f"{', '.join(on)}: for plain ViTs only, and {model_name!r} is none")
+
+
+def _text(value: Any) -> str:
+    """The same for equal values in any process: without the addresses that functions have in theirs."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,13 @@ class AmpDtype(Choice):
         return cls.__members__.get(short.get(name, name))
 
 
+class FeatureDtype(Choice):
+    """In which type features are kept."""
+
+    unset = ""
+    bfloat16 = "bfloat16"
+
+
 class WeightBy(Choice):
     """What a model's losses are means over."""
 
@@ -257,6 +264,20 @@ class ValidationLossOptions(Section):
 
 
 @dataclass
+class FeatureCacheOptions(Section):
+    """What a frozen backbone gives, computed once for each augmented and padded image, on disk."""
+
+    enabled: bool = False
+    """Keep it; needs `freeze=true`, and pays where the same pixels come again, e.g. without random sizes and crops."""
+    folder: str = ""
+    """For any number of runs; '' = dinov2_detrex/features in $XDG_CACHE_HOME, or ~/.cache."""
+    dtype: FeatureDtype = FeatureDtype.unset
+    """'' keeps it to the bit; bfloat16 takes half the room and rounds."""
+    max_gb: float = option(20.0, POSITIVE)
+    """Of the folder; what earlier runs left gives way first, then what does not fit is computed each time."""
+
+
+@dataclass
 class DivergenceOptions(Section):
     """The end of a run whose loss explodes: above `factor` x its median of the last `window` iterations."""
 
@@ -335,6 +356,10 @@ class TrainOptions(Section):
     """Sharding."""
     mlflow: MlflowOptions = field(default_factory=MlflowOptions)
     """MLflow."""
+    compile: bool = False
+    """Put backbone and neck through torch.compile: minutes at the start, shorter steps, other last digits."""
+    feature_cache: FeatureCacheOptions = field(default_factory=FeatureCacheOptions)
+    """What a frozen backbone gives, computed once."""
     progress_bar: ProgressBarMode = ProgressBarMode.auto
     """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""
     init_classes_of: str = ""

@@ -24,7 +24,7 @@ from dinov2_detrex.backbone.adapters import merged_state
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.pretrained import without_adapters, without_pretrained
-from dinov2_detrex.config.saving import save_config, settled
+from dinov2_detrex.config.saving import save_config, settled, with_calls_for_values
 from dinov2_detrex.engine import ENGINE_PACKAGES, is_fallback
 from dinov2_detrex.env import VERSIONED
 from dinov2_detrex.inference.card import base_model_of, card_text
@@ -112,7 +112,7 @@ def make_package(
         files.write_json(unfinished / FACTS, facts, indent=1)
         save_file(_tensors(cfg, trained, content), unfinished / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(unfinished / FACTS, unfinished / WEIGHTS)  # safetensors lets only its owner read it
-        save_config(_portable(cfg), unfinished / CONFIG)
+        save_config(with_calls_for_values(_portable(cfg)), unfinished / CONFIG)
         files.write_text(unfinished / CARD, card_text(facts))
         _copy_examples(examples, unfinished / EXAMPLES)
         Predictor(load(str(unfinished), ["train.device=cpu"]), unfinished)
