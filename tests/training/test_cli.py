@@ -106,7 +106,7 @@ def test_a_config_that_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, cap
 @pytest.mark.parametrize(
     "statement, words",
     [
-        ("from .base import model", ["mine.py:1", "model"]),
+        ("from .base import model", ["mine.py:1", "base", "model"]),
         ("from .absent import model", ["mine.py:1", "absent.py"]),
         ("from ..absent.base import model", ["mine.py:1", "absent/base.py"]),
         ("from . import base", ["mine.py:1", "import"]),
