@@ -50,7 +50,7 @@ class Tiling:
     def counts(self) -> tuple[int, int]:
         """Windows down and across."""
         (height, width), (h, w) = self.grid_hw, self.window_hw
-        return -(-height // h), -(-width // w)
+        return (height + h - 1) // h, (width + w - 1) // w  # of positive numbers: ONNX's division rounds towards zero
 
     @property
     def padding(self) -> tuple[int, int]:

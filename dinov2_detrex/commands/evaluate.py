@@ -29,10 +29,11 @@ def run(args):
         raise UsageError("--images goes with --data")
 
     from dinov2_detrex.inference.evaluating import evaluate_exported, evaluation_overrides
-    from dinov2_detrex.inference.exported import is_exported
+    from dinov2_detrex.inference.exported import is_exported, refuse_changes
     from dinov2_detrex.training.cli import train
 
     if is_exported(args.config_file):
+        refuse_changes(args.config_file, args.overrides, args.weights)
         evaluate_exported(args.config_file, args.data, args.images, args.output_dir)
         return 0
     args.overrides += evaluation_overrides(

@@ -41,6 +41,8 @@ def run(args):
     take_config(args)
     if bool(args.to) == bool(args.verify):
         raise UsageError("say --to FORMAT, or --verify FILE (--help shows the flags)")
+    if args.dtype == "int8" and not args.images:
+        raise UsageError("--dtype int8 takes its ranges from pictures: give --images PATH, a hundred or so")
     if args.size and args.dynamic:
         raise UsageError("--size and --dynamic exclude each other")
     batch = None if args.batch == "dynamic" else _number(args.batch)
@@ -51,17 +53,13 @@ def run(args):
     from dinov2_detrex.export.source import open_source, pictures
 
     suffix = suffix_of(args.to) if args.to else ""
+    size_hw = tuple(args.size) if args.size else None
+    asked = (size_hw, batch, args.largest, args.dtype, args.raw, args.data, args.data_images)
+    options = ExportOptions(args.to, *asked) if args.to else None
     source = open_source(args.config_file, args.overrides, args.weights)
     images = pictures(source, args.images)
-    if args.verify:
-        path, verdict = Path(args.verify), verify_file(source, Path(args.verify), images)
-    else:
-        path = Path(args.out or f"{source.name}{suffix}")
-        size_hw = tuple(args.size) if args.size else None
-        options = ExportOptions(
-            args.to, size_hw, batch, args.largest, args.dtype, args.raw, args.data, args.data_images
-        )
-        verdict = export(source, options, path, images)
+    path = Path(args.verify or args.out or f"{source.name}{suffix}")
+    verdict = export(source, options, path, images) if options else verify_file(source, path, images)
     drawn = "" if args.images or source.examples else " drawn (--images PATH takes yours)"
     print(f"{path}: {len(images)} pictures{drawn}")
     print("\n".join(verdict.lines()))

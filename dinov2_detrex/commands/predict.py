@@ -4,6 +4,7 @@ examples:
   dinov2-detrex predict --run output/mine photo.jpg photos/ 'more/**/*.jpg'
   dinov2-detrex predict my_package photos/ --package-thresholds          # a model package, or owner/name on the Hub
   dinov2-detrex predict --config-file RECIPE --weights model.pth photo.jpg
+  dinov2-detrex predict my_detector.onnx photos/                         # what `export` wrote; .xml and .pt2 likewise
   dinov2-detrex predict --run output/mine photos/ --score-threshold 0.5 --class-threshold cat=0.3 --class cat
   dinov2-detrex predict --run output/mine aerial.tif --tile 640          # small objects in a large picture
   dinov2-detrex predict --run output/mine clip.mp4 --track               # extras: video, track
@@ -33,7 +34,9 @@ from dinov2_detrex.runtime.openmp import yield_when_busy
 
 def add_arguments(parser):
     add_config_arguments(parser, metavar="PICTURE|key=value")
-    parser.add_argument("--run", default="", metavar="FOLDER", help="of a run, or a model package (or its Hub id)")
+    parser.add_argument(
+        "--run", default="", metavar="FOLDER", help="of a run, a model package (or its Hub id), or an exported file"
+    )
     parser.add_argument(
         "--weights",
         default="",
@@ -113,15 +116,19 @@ def _require_model(name):
 def _predictor(args):
     from dinov2_detrex.config.loading import find_config
     from dinov2_detrex.inference import Predictor
+    from dinov2_detrex.inference.exported import is_exported, refuse_changes
     from dinov2_detrex.inference.hub import find_package, is_hub_id
     from dinov2_detrex.inference.runs import weights_for
 
+    options = {name: getattr(args, name) for name in ("device", "dtype", "batch_size")}
+    if is_exported(args.config_file):
+        refuse_changes(args.config_file, args.overrides, args.weights, args.compile)
+        return Predictor(args.config_file, **options)
     if args.config_file and not os.path.exists(args.config_file) and is_hub_id(args.config_file):
         args.config_file = str(find_package(args.config_file))
     cfg = load_config(args)
     trained = weights_for(find_config(args.config_file), args.weights)
-    options = {name: getattr(args, name) for name in ("device", "dtype", "compile", "batch_size")}
-    return Predictor(cfg, trained.file, trained.averaged or None, **options)
+    return Predictor(cfg, trained.file, trained.averaged or None, compile=args.compile, **options)
 
 
 def _selection(args, predictor, thresholds):

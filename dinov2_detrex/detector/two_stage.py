@@ -55,10 +55,14 @@ def cell_proposals(
 
 
 def best_cells(scores: Tensor, memory_padding_mask: Tensor | None, count: int) -> Tensor:
-    """(B, min(count, S)): indices of the highest scores, best first; padded cells only when no others are left."""
+    """(B, min(count, S)): indices of the highest scores, best first; padded cells only when no others are left.
+
+    In an exported graph of dynamic size, where S is a symbol, (B, count): its smallest canvas has as many cells.
+    """
     if memory_padding_mask is not None:
         scores = scores.masked_fill(memory_padding_mask, -torch.inf)
-    return scores.topk(min(count, scores.shape[1]), dim=1).indices
+    num_cells = scores.shape[1]
+    return scores.topk(count if isinstance(num_cells, torch.SymInt) else min(count, num_cells), dim=1).indices
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:

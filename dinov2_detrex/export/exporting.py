@@ -56,7 +56,7 @@ def export(source: Source, options: ExportOptions, out: Path, images: Sequence[T
         _require_likeness(verdict, options.dtype, out, named, module, shapes, images)
         named.unlink(missing_ok=True)
         if options.to in SERVERS:
-            for name, text in repository_files(options.to, out.name, metadata).items():
+            for name, text in repository_files(options.to, out.name, metadata, file).items():
                 write_text(unfinished / name, text)
     return verdict
 

@@ -55,7 +55,7 @@ class DetectionGraph(nn.Module):
     def prepare(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Normalised pixels (B, 3, H', W'), zero outside of the images, and (H', W') that all levels tile."""
         height, width = images.shape[1:3]
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)  # B H W 3 -> B 3 H W
+        pixels = images.to(torch.float32).permute(0, 3, 1, 2)  # TensorRT takes uint8 into a Cast alone; B 3 H W
         pixels = pixels.flip(1) if self.model.input_format == "BGR" else pixels
         pixels = (pixels - self.model.pixel_mean) / self.model.pixel_std
         outside = beyond(torch.arange(height), torch.arange(width), sizes)

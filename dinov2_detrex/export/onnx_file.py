@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion as Version
 
+from dinov2_detrex.export.graph import IMAGES
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.inference.exported import KEY
 from dinov2_detrex.runtime.errors import UserError
@@ -63,6 +64,24 @@ def write_onnx(program: torch.export.ExportedProgram, shapes: GraphShapes, path:
         )
         assert written is not None
         written.save(os.fspath(path))
+    _measure_after_cast(path)
+
+
+def _measure_after_cast(path: Path) -> None:
+    """Take sizes from the pixels as numbers: uint8 is read by a Cast alone then, as TensorRT wants it."""
+    onnx = needed("onnx", "writing ONNX", "export")
+    model = onnx.load(path)
+    nodes = list(model.graph.node)
+    cast = next((node for node in nodes if node.op_type == "Cast" and node.input[0] == IMAGES), None)
+    if cast is None:
+        return
+    for node in nodes:
+        if node.op_type == "Shape" and node.input[0] == IMAGES:
+            node.input[0] = cast.output[0]
+    nodes.sort(key=lambda node: node.name != cast.name)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def set_metadata(path: Path, text: str) -> None:
@@ -87,7 +106,9 @@ def slim(path: Path, target: Path) -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporters' warnings about their own insides."""
-    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers: list[Any] = [
+        logging.getLogger(name) for name in ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -43,8 +43,14 @@ class ExportOptions:
     def __post_init__(self):
         if self.raw and self.to in SERVERS:
             raise UsageError(f"--to {self.to} serves boxes; leave out --raw")
+        if self.batch not in (None, 1) and self.to in SERVERS:
+            raise UsageError(f"--to {self.to} serves one picture at a time or any number: --batch 1 or dynamic")
         if self.dtype == "fp32":
             return
+        if self.dtype == "int8" and self.format != "openvino":
+            raise UsageError(
+                "--dtype int8 is for --to openvino and ovms; in ONNX Runtime it lost more AP and gained no time"
+            )
         if self.format not in ("onnx", "openvino"):
             raise UsageError(f"--dtype {self.dtype} is for --to onnx and openvino; {self.to} is written in fp32")
         if self.raw or self.data is None:

@@ -1,12 +1,12 @@
-"""Which layers may be computed in float16 or int8, and how is an ONNX file changed so that they are?
+"""Which layers may be computed in float16 or int8, and how is a file changed so that they are?
 
 Matrix products, convolutions and what only moves numbers may. Norms, softmax, positions, what decides where deformable
 attention looks, and the heads of boxes and classes stay float32; so does the first attention of a DINOv3, whose large
 activations half precision does not hold.
 """
 
-import os
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import nn
 
 from dinov2_detrex.backbone import TimmBackbone
 from dinov2_detrex.export.departing import scopes_of
+from dinov2_detrex.export.onnx_file import quiet
 from dinov2_detrex.inference.exported import Arrays
 from dinov2_detrex.runtime.extras import needed
 
 HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 MOVING = ("Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Relu", "Identity")  # by their first input
+PASSING = ("Reshape", "Add")  # what stands between a product and its value, once nodes are fused
 NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "Softmax", "ReduceMean", "TopK")
 PRECISE_MODULES = (
     "sampling_offsets",
@@ -45,6 +47,33 @@ def precise_nodes(model: Any, modules: Sequence[str]) -> list[str]:
         if node.op_type in NORMS or (inside and node.op_type in HEAVY):
             found.append(node.name)
     return found
+
+
+def precise_values(model: Any, modules: Sequence[str]) -> set[str]:
+    """Names of the values that those nodes compute, also biased and reshaped: what is fused keeps the last of them."""
+    names = set(precise_nodes(model, modules))
+    nodes = [node for node in model.graph.node if node.name in names]
+    products = {node.output[0] for node in nodes if node.op_type in HEAVY}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        biased = node.op_type == "Add" and products & set(node.input) and weights & set(node.input)
+        if biased or (node.op_type == "Reshape" and node.input[0] in products):
+            products.add(node.output[0])
+    return products | {node.output[0] for node in nodes}
+
+
+def nodes_of(model: Any, values: Set[str]) -> list[str]:
+    """Names of the nodes of an ONNX file that compute these values, with what they reshape or add a bias to."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    waiting = [makers[name] for name in values if name in makers]
+    while waiting:
+        node = waiting.pop()
+        found[node.name] = None
+        if node.op_type in PASSING:
+            before = [makers[name] for name in node.input if name in makers]
+            waiting += [one for one in before if one.op_type in (*PASSING, *HEAVY)]
+    return [node.name for node in model.graph.node if node.name in found]
 
 
 def to_half(path: Path, target: Path, precise: Iterable[str]) -> None:
@@ -122,35 +151,35 @@ def _used(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
     return kept[::-1]
 
 
-def quantize(path: Path, target: Path, precise: Sequence[str], calibration: Sequence[Arrays]) -> None:
-    """Write a copy whose matrix products and convolutions with weights take int8, by onnxruntime.
+def quantize(model: Any, precise: Set[str], calibration: Sequence[Arrays]) -> Any:
+    """An OpenVINO model that computes matrix products and convolutions in int8, by NNCF.
 
     Args:
-        path: of an ONNX file in float32.
-        target: of the copy.
-        precise: names of nodes that stay float32.
+        model: as OpenVINO converts it of an ONNX file in float32.
+        precise: names of the values that are computed in float32, see `precise_values`.
         calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
     """
-    quantization = needed("onnxruntime.quantization", "writing int8", "export")
-    quantization.quantize_static(
-        os.fspath(path),
-        os.fspath(target),
-        _Reader(calibration),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=list(HEAVY),
-        nodes_to_exclude=list(precise),
-        per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
-        activation_type=quantization.QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": True},
-    )
+    nncf = needed("nncf", "writing int8", "int8")
+    nncf.set_log_level(logging.ERROR)
+    with quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=operations_of(model, precise), validate=False),
+        )
 
 
-class _Reader:
-    """Calibration data as onnxruntime asks for them."""
-
-    def __init__(self, inputs: Sequence[Arrays]):
-        self.remaining = iter(inputs)
-
-    def get_next(self) -> Arrays | None:
-        return next(self.remaining, None)
+def operations_of(model: Any, values: Set[str]) -> list[str]:
+    """Names of the operations of an OpenVINO model that compute these values, likewise."""
+    found = set()
+    waiting = [one for one in model.get_ops() if any(values & set(output.get_names()) for output in one.outputs())]
+    while waiting:
+        operation = waiting.pop()
+        found.add(operation.get_friendly_name())
+        if operation.get_type_name() in PASSING:
+            before = [value.get_source_output().get_node() for value in operation.inputs()]
+            waiting += [one for one in before if one.get_type_name() in (*PASSING, "MatMul", "Convolution")]
+    return sorted(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dinov2_detrex.runtime.extras import needed
 
-# The operators that ONNX-TensorRT's documentation lists as supported since TensorRT 10.0; later ones add to them.
+# The operators of the table docs/operators.md of ONNX-TensorRT, release 10.1; that of 10.15 has all of them and more.
 OPERATORS = frozenset(
     """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil
@@ -29,6 +29,8 @@ OPERATORS = frozenset(
 )
 MIN_OPSET, MAX_OPSET = 17, 20  # below 17 layer norms come in pieces, which overflow in half precision
 MAX_K = 3840  # TopK takes fewer
+CONSTANT_AXES = {"Slice": 3, "Pad": 3, "CumSum": 1, "Squeeze": 1, "Unsqueeze": 1}  # operator -> which input they are
+REDUCTIONS = "Reduce"  # how the names of operators begin whose second input are axes
 AVOIDED = {"GridSample": "TensorRT converts it wrongly inside deformable attention"}
 
 
@@ -40,7 +42,7 @@ def objections(path: Path) -> list[str]:
     kinds = {f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes(model)}
     found += [f"{kind} is not among its operators" for kind in sorted(kinds - OPERATORS)]
     found += [f"{kind}: {reason}" for kind, reason in AVOIDED.items() if kind in kinds]
-    return found + _large_topk(model)
+    return found + _restricted(model) + _large_topk(model)
 
 
 def nodes(model: Any) -> Iterable[Any]:
@@ -48,6 +50,27 @@ def nodes(model: Any) -> Iterable[Any]:
     yield from model.graph.node
     for function in model.functions:
         yield from function.node
+
+
+def _restricted(model: Any) -> list[str]:
+    """What the table says beside an operator's name: uint8 goes into a Cast alone, axes are constants."""
+    onnx = needed("onnx", "looking at operators", "export")
+    uint8 = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+    constant |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "Cast" and uint8 & set(node.input):
+            found.append(f"{node.name}: {node.op_type} reads uint8, which Cast alone may")
+        if not _axes(node) <= constant:
+            found.append(f"{node.name}: the axes of {node.op_type} are no constant")
+    return found
+
+
+def _axes(node: Any) -> set[str]:
+    """The input that holds a node's axes."""
+    place = 1 if node.op_type.startswith(REDUCTIONS) else CONSTANT_AXES.get(node.op_type)
+    return set() if place is None else set(node.input[place : place + 1])
 
 
 def _large_topk(model: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """How is a file of each format and number type made of the graph?"""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dinov2_detrex.export.onnx_file import export_program, set_metadata, slim, write_onnx
 from dinov2_detrex.export.openvino_file import write_openvino
 from dinov2_detrex.export.options import ExportOptions
-from dinov2_detrex.export.precision import precise_modules, precise_nodes, quantize, to_half
+from dinov2_detrex.export.precision import nodes_of, precise_modules, precise_nodes, precise_values, to_half
 from dinov2_detrex.export.shapes import GraphShapes
 from dinov2_detrex.export.tensorrt import trtexec_command
 from dinov2_detrex.inference.exported import KEY, Arrays, canvas_for, network_inputs
@@ -45,7 +46,7 @@ def write(
     named = path.with_name(NAMED)
     write_onnx(program, shapes, named)
     onnx_file = path.with_suffix(".onnx")
-    lowered = _lowered(options, module, shapes, named, images)
+    lowered = _halved(module, named) if options.dtype == "fp16" and options.format == "onnx" else named
     if not slim(lowered, onnx_file):
         shutil.copyfile(lowered, onnx_file)
     if lowered != named:
@@ -54,7 +55,9 @@ def write(
     if options.to == "onnx":
         _write_trtexec(options, module, shapes, onnx_file, named)
     if options.format == "openvino":
-        write_openvino(onnx_file, path, text, half=options.dtype == "fp16")
+        calibration = calibration_inputs(shapes, images) if options.dtype == "int8" else ()
+        precise = precise_values(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
+        write_openvino(onnx_file, path, text, options.dtype == "fp16", calibration, precise)
         onnx_file.unlink()
 
 
@@ -63,34 +66,27 @@ def _write_trtexec(
 ) -> None:
     """Beside the file, the command that makes a TensorRT engine of it, with the layers that must stay float32."""
     onnx = needed("onnx", "writing ONNX", "export")
-    there = {node.name for node in onnx.load(onnx_file).graph.node}
-    precise = [name for name in precise_nodes(onnx.load(named), precise_modules(module)) if name in there]
-    dtype = "int8" if options.dtype == "int8" else "fp16"
-    command = trtexec_command(onnx_file, shapes.describe(options.dtype), precise, dtype)
+    values = precise_values(onnx.load(named), precise_modules(module))
+    precise = nodes_of(onnx.load(onnx_file), values)
+    command = trtexec_command(onnx_file, shapes.describe(options.dtype), precise)
     write_text(onnx_file.with_suffix(TRTEXEC), command + "\n")
 
 
 def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> None:
-    if shutil.which("g++") is None:
-        raise UserError("--to aotinductor compiles C++, and there is no g++ here")
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        raise UserError(f"--to aotinductor compiles C++, and there is no {compiler}; install one, or name it in CXX")
     torch._inductor.aoti_compile_and_package(
         program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: text}}
     )
 
 
-def _lowered(
-    options: ExportOptions, module: nn.Module, shapes: GraphShapes, named: Path, images: Sequence[Tensor]
-) -> Path:
-    """The ONNX file in the number type that was asked for; OpenVINO rounds weights to float16 by itself."""
-    if options.dtype == "fp32" or (options.dtype == "fp16" and options.format == "openvino"):
-        return named
-    lowered = named.with_name("lowered.onnx")
-    precise = precise_nodes(needed("onnx", "writing ONNX", "export").load(named), precise_modules(module))
-    if options.dtype == "fp16":
-        to_half(named, lowered, precise)
-    else:
-        quantize(named, lowered, precise, calibration_inputs(shapes, images))
-    return lowered
+def _halved(module: nn.Module, named: Path) -> Path:
+    """The ONNX file in float16 where it may be; OpenVINO rounds weights by itself."""
+    half = named.with_name("half.onnx")
+    model = needed("onnx", "writing float16", "export").load(named)
+    to_half(named, half, precise_nodes(model, precise_modules(module)))
+    return half
 
 
 def calibration_inputs(shapes: GraphShapes, images: Sequence[Tensor]) -> list[Arrays]:

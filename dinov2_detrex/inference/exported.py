@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dinov2_detrex.config.packaged import parse_packaged
 from dinov2_detrex.detector.matcher import NonFinitePredictions
-from dinov2_detrex.runtime.errors import UserError, one_line
+from dinov2_detrex.runtime.errors import UsageError, UserError, one_line
 from dinov2_detrex.runtime.extras import needed
 
 KEY = "dinov2_detrex"  # of the metadata, a JSON text, in an ONNX file's properties and an OpenVINO file's rt_info
@@ -54,6 +54,7 @@ class OnnxRuntime:
 
     def __init__(self, path: str | os.PathLike, num_threads: int = 0):
         ort = needed("onnxruntime", f"running {path}", "export")
+        self.path = path
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -67,7 +68,10 @@ class OnnxRuntime:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name."""
-        values = self.session.run(None, {name: inputs[name] for name in self.input_names})
+        try:
+            values = self.session.run(None, {name: inputs[name] for name in self.input_names})
+        except Exception as error:
+            raise UserError(f"{self.path} fails in onnxruntime: {one_line(error)}") from error
         return dict(zip(self.output_names, map(np.asarray, values)))
 
 
@@ -84,6 +88,7 @@ class OpenVino:
         ov = needed("openvino", f"running {path}", "export")
         settings = {"INFERENCE_PRECISION_HINT": precision}
         settings |= {"INFERENCE_NUM_THREADS": num_threads} if num_threads else {}
+        self.path = path
         try:
             core = ov.Core()
             model = core.read_model(os.fspath(path))
@@ -97,7 +102,10 @@ class OpenVino:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name."""
-        results = self.compiled({name: inputs[name] for name in self.input_names})
+        try:
+            results = self.compiled({name: inputs[name] for name in self.input_names})
+        except RuntimeError as error:
+            raise UserError(f"{self.path} fails in OpenVINO: {one_line(error)}") from error
         return {name: np.array(results[i]) for i, name in enumerate(self.output_names)}
 
 
@@ -156,12 +164,21 @@ def is_exported(path: Any) -> bool:
     return isinstance(path, str | os.PathLike) and Path(path).suffix in RUNTIMES
 
 
+def refuse_changes(path: str, overrides: Sequence[str], weights: str = "", compiled: bool = False) -> None:
+    """UsageError for what changes a detector, where an exported file takes its place."""
+    asked = [*overrides, *([f"--weights {weights}"] if weights else []), *(["--compile"] if compiled else [])]
+    if asked:
+        raise UsageError(f"{path} is an exported file with its weights and config; leave out {' '.join(asked)}")
+
+
 def load_runtime(path: str | os.PathLike, num_threads: int = 0) -> Runtime:
     """The file in the runtime for its kind.
 
     Raises:
-        UserError: it is missing, or the runtime cannot read it.
+        UserError: it is missing, of no known kind, or the runtime cannot read it.
     """
+    if not is_exported(path):
+        raise UserError(f"{path} is no exported file: their names end in {', '.join(RUNTIMES)}")
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
     return RUNTIMES[Path(path).suffix](path, num_threads)

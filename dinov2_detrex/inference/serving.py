@@ -14,11 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from dinov2_detrex.detector.by_shape import detect_by_shape
 from dinov2_detrex.inference.predictor import Predictor
 from dinov2_detrex.runtime.errors import one_line
 from dinov2_detrex.runtime.extras import needed
@@ -109,7 +107,7 @@ class Batcher:
     async def _serve(self, batch: list[tuple[dict[str, Any], asyncio.Future]]) -> None:
         started = time.perf_counter()
         try:
-            found = await asyncio.to_thread(detect, self.predictor, [record for record, _ in batch])
+            found = await asyncio.to_thread(self.predictor.detect, [record for record, _ in batch])
         except Exception as error:  # one bad batch must not end the app
             found = [Refused(500, one_line(error))] * len(batch)
         self.figures.batches, self.figures.pictures = self.figures.batches + 1, self.figures.pictures + len(batch)
@@ -117,12 +115,6 @@ class Batcher:
         for (_, done), result in zip(batch, found):
             if not done.done():
                 done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
-
-
-@torch.inference_mode()
-def detect(predictor: Predictor, records: list[dict[str, Any]]) -> list[Any]:
-    """The `Instances` of every record, on the CPU; pictures that wait together do not change each other's answers."""
-    return [result["instances"].to("cpu") for result in detect_by_shape(predictor.model, records)]
 
 
 def read_record(predictor: Predictor, body: bytes, limits: Limits) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dinov2_detrex.export.departing import first_departure
 from dinov2_detrex.export.graph import DetectionGraph, RawGraph, exportable
 from dinov2_detrex.export.onnx_file import export_program, exports_here, write_onnx
 from dinov2_detrex.export.shapes import GraphShapes
-from dinov2_detrex.export.tensorrt import objections, trtexec_command
+from dinov2_detrex.export.tensorrt import objections
 from dinov2_detrex.export.verifying import TOLERANCES, verify
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
@@ -42,7 +42,7 @@ def test_a_file_of_any_size_and_batch_gives_the_detectors_boxes(kind, tmp_path):
     assert unmatched(path, shapes, model, [image(*size_hw) for size_hw in SIZES]) == 0
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert "GridSample" not in kinds and "Resize" not in kinds
-    assert all("its K is no constant" in objection for objection in objections(path))  # as many as there are cells
+    assert objections(path) == []
 
 
 @pytest.mark.slow
@@ -81,12 +81,3 @@ def test_the_first_layer_that_departs_is_named(tmp_path):
         path, module, shapes, [image(128, 128)]
     )
     assert unmatched(path, shapes, model, [image(128, 128)]) == 0  # the module was changed, not the file
-
-
-def test_the_command_for_tensorrt_has_the_range_of_sizes_and_the_precise_layers():
-    graph = {"raw": False, "batch": None, "height": None, "width": None, "multiple": 64, "smallest": 128}
-    command = trtexec_command(Path("some/model.onnx"), graph | {"largest": 1024}, ["norm", "softmax"])
-    assert "--onnx=model.onnx" in command and "--layerPrecisions=norm:fp32,softmax:fp32" in command
-    assert "--precisionConstraints=obey" in command
-    assert "--minShapes=images:1x128x128x3,sizes:1x2" in command
-    assert "--maxShapes=images:8x1024x1024x3,sizes:8x2" in command

@@ -1,46 +1,37 @@
 """An exported file stands in the detector's place: in a predictor, an evaluation, and the command that makes it."""
 
 import json
+import math
 
 import pytest
 import torch
 from coco_folder import CocoFolder
+from made_package import make_package
 from PIL import Image
-from tiny_custom import scoring_detector
 
 from dinov2_detrex.cli import run_command
-from dinov2_detrex.config.saving import write_config
 from dinov2_detrex.export.onnx_file import exports_here
 from dinov2_detrex.inference import Predictor
 from dinov2_detrex.inference.exported import open_exported
-from dinov2_detrex.runtime import files
 from dinov2_detrex.runtime.errors import UserError
 
-pytest.importorskip("onnx", reason="needs the extra `export`")
+onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 pytestmark = pytest.mark.skipif(not exports_here(), reason="torch is too old to export")
-
-METADATA = {"thing_classes": ["newt", "gnu", "owl"], "thing_dataset_id_to_contiguous_id": {0: 0, 7: 1, 40: 2}}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(package, picture, data set): a detector of three classes, and a data set that has them."""
     folder = tmp_path_factory.mktemp("made")
-    cfg, model = scoring_detector()
-    run = folder / "run"
-    write_config(cfg, run)
-    files.write(run / "model_best.pth", {"model": model.state_dict(), "metadata": METADATA, "iteration": 9})
-    picture = run / "new.png"
-    Image.effect_noise((150, 90), 80).convert("RGB").save(picture)
-    assert run_command("package", [str(run), "--out", str(folder / "package"), "--examples", str(picture)]) == 0
+    package, picture = make_package(folder)
     coco = CocoFolder(folder / "data")
     coco.document["categories"] = [{"id": key, "name": name} for key, name in ((0, "newt"), (7, "gnu"), (40, "owl"))]
     coco.add_image(1, width=60, height=40)
     coco.add_box([5, 5, 20, 10], image_id=1, category_id=7)
     coco.write()
-    return folder / "package", picture, coco
+    return package, picture, coco
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +94,18 @@ def test_a_picture_larger_than_a_graph_of_one_size_is_scaled_to_fit(made):
 
 
 def test_a_file_that_exists_is_not_overwritten_and_formats_that_cannot_be_made_are_named(made, exported, capsys):
-    package = str(made[0])
+    package, picture = str(made[0]), str(made[1])
     assert run_command("export", [package, "--to", "onnx", "--out", str(exported)]) == 1
     assert "exists" in capsys.readouterr().err
     for name, words in (("tensorrt", "trtexec"), ("onx", "did you mean onnx"), ("coreml", "coremltools")):
         assert run_command("export", [package, "--to", name]) == 2
         assert words in capsys.readouterr().err
-    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8"]) == 2
+    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", picture]) == 2
     assert "--data" in capsys.readouterr().err
+    assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", picture]) == 2
+    assert "openvino and ovms" in capsys.readouterr().err
+    assert run_command("export", [package, "--to", "openvino", "--dtype", "int8"]) == 2
+    assert "--images" in capsys.readouterr().err
 
 
 def test_files_that_are_none_are_one_line(tmp_path):
@@ -135,3 +130,76 @@ def test_openvino_and_torch_export_answer_alike(made):
         out = package.parent / f"model{suffix}"
         assert run_command("export", [str(package), "--to", name, "--out", str(out), *size]) == 0
         assert_same(Predictor(str(out))(picture, score_threshold=0.0), expected)
+
+
+def test_pictures_are_predicted_on_the_command_line_as_by_the_package(made, exported, tmp_path):
+    package, picture, _ = made
+    found = {}
+    for model in (package, exported):
+        words = [str(model), str(picture), "--output-dir", str(tmp_path / model.name), "--score-threshold", "0"]
+        assert run_command("predict", [*words, "--no-drawings"]) == 0
+        found[model] = json.loads((tmp_path / model.name / "predictions.jsonl").read_text())
+    assert_same(found[exported]["detections"], found[package]["detections"])
+
+
+@pytest.mark.parametrize("words", [["model.num_queries=5"], ["--weights", "best"]])
+def test_what_would_change_a_detector_is_refused_for_a_file(made, exported, words, capsys):
+    for command in (["predict", str(made[1])], ["evaluate", "--data", str(made[2].json_file)]):
+        assert run_command(command[0], [str(exported), *command[1:], *words]) == 2
+        assert f"leave out {' '.join(words)}" in capsys.readouterr().err
+
+
+def foreign(path, inputs, outputs):
+    """An ONNX file that says nothing of itself; its outputs are zeros."""
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    takes = [helper.make_tensor_value_info(name, float32, shape) for name, shape in inputs.items()]
+    gives = [helper.make_tensor_value_info(name, float32, shape) for name, shape in outputs.items()]
+    zeros = [
+        helper.make_tensor(f"{name}_0", float32, shape, [0.0] * math.prod(shape)) for name, shape in outputs.items()
+    ]
+    nodes = [helper.make_node("Identity", [f"{name}_0"], [name]) for name in outputs]
+    graph = helper.make_graph(nodes, "foreign", takes, gives, zeros)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+@pytest.mark.parametrize(
+    "inputs, outputs, words",
+    [
+        ({"x": [1, 3, 128, 128]}, {"l": [1, 20, 3], "b": [1, 20, 4]}, "does not answer as package"),
+        (
+            {"x": [1, 3, 128, 128]},
+            {"l": [1, 20, 3]},
+            "not logits (B, Q, K) and boxes (B, Q, 4): l (1, 20, 3)",
+        ),
+        ({"x": [1, 3, 128, 128], "y": [2]}, {"b": [1, 20, 4]}, "takes x [1, 3, 128, 128] tensor(float), y [2]"),
+        ({"x": [1, 128, 128, 3]}, {"b": [1, 20, 4]}, "(B, 3, H, W)"),
+    ],
+)
+def test_a_file_from_elsewhere_is_verified_or_refused_with_what_it_is(made, tmp_path, inputs, outputs, words, capsys):
+    foreign(tmp_path / "foreign.onnx", inputs, outputs)
+    words_of = [str(made[0]), "--verify", str(tmp_path / "foreign.onnx"), "--images", str(made[1])]
+    assert run_command("export", words_of) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_no_exported_file_is_not_verified(made, capsys):
+    assert run_command("export", [str(made[0]), "--verify", str(made[1])]) == 1
+    assert "end in .onnx, .xml, .pt2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_int8_whose_ranges_are_of_other_pictures_is_not_written(made, tmp_path, capsys):
+    for package_name in ("openvino", "nncf"):
+        pytest.importorskip(package_name, reason="needs the extras `export` and `int8`")
+    package, picture, _ = made
+    truth = CocoFolder(tmp_path / "truth")  # what the detector itself finds
+    truth.document["categories"] = [{"id": key, "name": name} for key, name in ((0, "newt"), (7, "gnu"), (40, "owl"))]
+    truth.add_image(1, file_name=picture.name, width=150, height=90, save=False)
+    for found in Predictor.from_pretrained(package)(picture, score_threshold=0.0)[:3]:
+        truth.add_box(found["bbox"], category_id=found["category_id"])
+    truth.write()
+    Image.new("RGB", (150, 90)).save(tmp_path / "black.png")
+    words = [str(package), "--to", "openvino", "--dtype", "int8", "--out", str(tmp_path / "int8.xml")]
+    data = ["--size", "64", "128", "--data", str(truth.json_file), "--data-images", str(picture.parent)]
+    assert run_command("export", [*words, *data, "--images", str(tmp_path / "black.png")]) == 1
+    assert "it loses" in capsys.readouterr().err and not list(tmp_path.glob("*int8*"))

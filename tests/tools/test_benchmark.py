@@ -66,3 +66,19 @@ def test_mistake_is_answered_with_one_line(measure, arguments, message):
     status, output, errors = measure(*arguments)
     assert status != 0 and not output
     assert len(errors.splitlines()) == 1 and errors.startswith("error: ") and message in errors
+
+
+@pytest.mark.slow
+def test_exported_files_stand_beside_pytorch(capsys):
+    for package in ("onnx", "onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(package, reason="needs the extras `export` and `int8`")
+    small = ("model.backbone.net.depth=1", "model.num_queries=5", "model.transformer.encoder.num_layers=1")
+    assert run_command("benchmark exported", ["--repeats", "1", "--size", "64", "96", *small]) == 0
+    output = capsys.readouterr().out
+    (table,) = tables(output)
+    runtimes = ["ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]
+    assert list(table) == ["PyTorch fp32", "PyTorch bf16", *runtimes]
+    assert "picture: 64 x 96 pixels" in output and float(table["PyTorch fp32"][5]) == 0
+    for name in ("ONNX Runtime fp32", "OpenVINO fp32"):
+        *_, unmatched, shift, gap = map(float, table[name])
+        assert unmatched == 0 and shift < 0.05 and gap < 1e-3
