@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from omegaconf import OmegaConf
 from timm.layers.format import Format, nhwc_to
 from timm.models._features import FeatureGetterNet
 
+from dinov2_detrex.backbone.adapters import LowRank, attach_adapters
+from dinov2_detrex.backbone.feature_cache import FeatureCache
 from dinov2_detrex.backbone.freezing import frozen_modules, frozen_parameters, gradient_unless, parse_freeze
 from dinov2_detrex.backbone.position import check_mode
 from dinov2_detrex.backbone.resampling import check_method
@@ -28,6 +31,7 @@ from dinov2_detrex.backbone.vit_families import PlainViT, as_plain_vit
 from dinov2_detrex.backbone.weight_files import read_tensors
 from dinov2_detrex.backbone.weights import from_hub, load_vit, rebuild_with_weights
 from dinov2_detrex.backbone.windows import attach_windows
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.values import refused, require_flag, require_number, require_share, require_whole
 
 logger = logging.getLogger(__name__)
@@ -55,7 +59,8 @@ class TimmBackbone(Backbone):
             grid of DINOv2's checkpoints. Images of any other size are taken anyway.
         freeze: True for everything, a number n for the embedding and the first n blocks, "embed" for the patch and
             positional embedding alone. The frozen part has no gradients, stays in evaluation mode through `train()`,
-            and runs under `no_grad`.
+            and runs under `no_grad`. "lora" freezes all weights and trains low-rank adapters beside those of the blocks
+            (plain ViTs only).
         norm: apply the model's final norm to every map (plain ViTs only).
         pos_embed: how positions reach another grid, "hub" as DINOv2's original code (models of other origin: as timm),
             or "timm". None is "timm" where the caller passes timm's own `dynamic_img_size`, as detrex configs in
@@ -68,6 +73,9 @@ class TimmBackbone(Backbone):
         window_block_indexes: the blocks that do; None for all but four evenly spaced ones, as ViTDet.
         return_prefix_tokens: add "p{index}.cls" (B, C) and "p{index}.reg" (B, R, C) to the output of a plain ViT, where
             it has such tokens. They are no maps, so `output_shape()` does not list them.
+        lora_rank, lora_alpha, lora_dropout, lora_layers, lora_blocks: of the adapters, see `adapters.LowRank`; alone
+            with `freeze="lora"`. `lora_layers` names linear layers of a block: "qkv" and "proj" of the attention, "fc1"
+            and "fc2" of the feed-forward part.
         timm_kwargs: any other keyword of `timm.create_model`. Plain ViTs get `dynamic_img_size=True` by default.
 
     Raises:
@@ -99,6 +107,11 @@ class TimmBackbone(Backbone):
         window_size: int = 0,
         window_block_indexes: Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
+        lora_rank: int = 8,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        lora_layers: Sequence[str] | str = ("qkv", "proj"),
+        lora_blocks: Sequence[int] | None = None,
         **timm_kwargs: Any,
     ):
         super().__init__()
@@ -131,8 +144,13 @@ class TimmBackbone(Backbone):
         if use_act_checkpoint and self.vit is None:
             self.timm_model.set_grad_checkpointing(True)
         self._windows = attach_windows(self.vit, window_size, window_block_indexes)
-        self._freeze(freeze)
+        layers = (lora_layers,) if isinstance(lora_layers, str) else tuple(lora_layers)
+        blocks = None if lora_blocks is None else tuple(lora_blocks)
+        self._freeze(freeze, LowRank(lora_rank, lora_alpha, lora_dropout, layers, blocks))
         self._set_shapes(indices, out_features)
+        self.model_name = model_name
+        self.feature_cache: FeatureCache | None = None
+        self._how_built = _text((model_name, options, norm, self.uses_hub_positions, window_size, window_block_indexes))
         logger.info("%s: %s", model_name, self.weights_report)
         feature_logger.info("%s: %s", model_name, self._describe_maps())
 
@@ -159,10 +177,12 @@ class TimmBackbone(Backbone):
         state = read_tensors(checkpoint_path) if checkpoint_path else from_hub(model_name, options)
         return load_vit(self.vit, state, source, patch_resample, "hub" if self.uses_hub_positions else "timm")
 
-    def _freeze(self, freeze: bool | int | str) -> None:
-        self.frozen = parse_freeze(freeze, self.vit)
+    def _freeze(self, freeze: bool | int | str, low_rank: LowRank) -> None:
+        self.frozen = parse_freeze(freeze, self.vit, low_rank)
         for parameter in frozen_parameters(self.timm_model, self.vit, self.frozen):
             parameter.requires_grad_(False)
+        if self.vit is not None and self.frozen.adapted:
+            attach_adapters(self.vit, low_rank)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
@@ -191,7 +211,27 @@ class TimmBackbone(Backbone):
             ValueError: a plain ViT's patch does not divide the image.
         """
         with gradient_unless(self.frozen.everything):
-            return self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
+            if self.feature_cache is None:
+                return self._maps(x)
+            how_built = f"{self._how_built}, {self._out_features}, {self.return_prefix_tokens}"
+            return self.feature_cache.maps(x, self._maps, self.timm_model, how_built)
+
+    def keep_features(self, cache: FeatureCache | None) -> None:
+        """From here on take what was computed before from the cache; None computes everything again.
+
+        Raises:
+            UsageError: the backbone, or a part of it, trains.
+        """
+        trains = not self.frozen.everything or any(value.requires_grad for value in self.timm_model.parameters())
+        if cache is not None and (trains or any(module.training for module in self.timm_model.modules())):
+            raise UsageError(
+                f"train.feature_cache keeps what a frozen backbone gives, and {self.model_name} trains: "
+                "set model.backbone.net.freeze=true, or train.feature_cache.enabled=false"
+            )
+        self.feature_cache = cache
+
+    def _maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._stage_maps(x) if self.vit is None else self._vit_maps(self.vit, x)
 
     def _stage_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What timm's extractor returns, each stage once and fine to coarse, under the names asked for."""
@@ -288,6 +328,11 @@ def _check_needs_vit(vit: PlainViT | None, model_name: str, **switches: bool) ->
     on = [name for name, value in switches.items() if value]
     if vit is None and on:
         raise ValueError(f"{', '.join(on)}: for plain ViTs only, and {model_name!r} is none")
+
+
+def _text(value: Any) -> str:
+    """The same for equal values in any process: without the addresses that functions have in theirs."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _plain(value: Any) -> Any:

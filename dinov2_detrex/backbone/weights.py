@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from dinov2_detrex.backbone.adapters import merged_state
 from dinov2_detrex.backbone.resampling import Fit, fit_to_vit, times
 from dinov2_detrex.backbone.timm_factory import architecture, build_features
 from dinov2_detrex.backbone.vit_families import PlainViT, family_of
@@ -37,6 +38,7 @@ def load_vit(
     Raises:
         WeightsError: something of the model would stay random, or does not fit.
     """
+    state = merged_state(state)  # of a detector that was trained with adapters
     named = to_timm_names(state, vit, family_of(vit).layouts, source)
     _check_names(vit, named.state, source)
     same_grid = bool(named.prefix)  # a training checkpoint may be of a grid that is not square

@@ -6,6 +6,7 @@ silence. Arguments that the tables do not name are their callable's business, ex
 """
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,16 +86,57 @@ class OneOf:
     """One of some texts."""
 
     texts: tuple[str, ...]
+    optional: bool = False
 
     def takes(self, value: Any) -> bool:
         """Whether `value` is one of them."""
-        return value in self.texts
+        return value in self.texts or value is None and self.optional
 
     def __str__(self) -> str:
-        return " or ".join(map(repr, self.texts))
+        return " or ".join(map(repr, self.texts)) + (", or null" if self.optional else "")
 
 
-Argument = Number | Numbers | Flag | Called | OneOf
+@dataclass(frozen=True)
+class OnlyTrue:
+    """True: what the callable does otherwise is of no use in this section."""
+
+    use: str
+
+    def takes(self, value: Any) -> bool:
+        """Whether `value` is true."""
+        return value is True
+
+    def __str__(self) -> str:
+        return f"true: {self.use}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A path, or null."""
+
+    def takes(self, value: Any) -> bool:
+        """Whether `value` is one of these."""
+        return value is None or isinstance(value, os.PathLike) or isinstance(value, str) and "\0" not in value
+
+    def __str__(self) -> str:
+        return "the path of a folder, or null"
+
+
+@dataclass(frozen=True)
+class Records:
+    """A section that describes a call which gives the records of a data set, or these themselves."""
+
+    def takes(self, value: Any) -> bool:
+        """Whether `value` can be one of these."""
+        if isinstance(value, Mapping):
+            return "_target_" in value
+        return not (value is None or isinstance(value, str | int | float))
+
+    def __str__(self) -> str:
+        return "a section with a _target_, whose call gives the records"
+
+
+Argument = Number | Numbers | Flag | Called | OneOf | OnlyTrue | Folder | Records
 
 _AT_LEAST_0 = Number(Range(low=0))
 _FRACTION = Number(Range(low=0, high=1))
@@ -112,18 +154,28 @@ _OF_LOADER: dict[str, Argument] = {
     "drop_last": Flag(),
     "persistent_workers": Flag(),
     "pin_memory": Flag(),
+    "dataset": Records(),
     "mapper": Called(),
     "sampler": Called(),
     "collate_fn": Called(),
 }
 _OF_DATASET: dict[str, Argument] = {"filter_empty": Flag(), "check": Flag(), "skip_bad_images": Flag()}
+_PILLOW = ("L", "1", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "YUV-BT.601")  # what detectron2's mapper takes beside them
+_OF_MAPPER: dict[str, Argument] = {
+    "image_format": OneOf(("RGB", "BGR", *_PILLOW), optional=True),
+    "img_format": OneOf(("RGB", "BGR", "L")),
+}
+_GIVES_OBJECTS = OnlyTrue("otherwise the mapper leaves out the objects to train on")
 _OPTIONAL_RATE = Number(Range(low=0), optional=True)
 # section -> argument -> what it takes
 ARGUMENTS: dict[str, dict[str, Argument]] = {
-    "dataloader.train": _OF_LOADER,
+    "dataloader.train": _OF_LOADER | {"repeat_thresh": Number(Range(0, 1), optional=True)},
     "dataloader.train.dataset": _OF_DATASET,
+    "dataloader.train.mapper": _OF_MAPPER | {"is_train": _GIVES_OBJECTS},
     "dataloader.test": _OF_LOADER,
     "dataloader.test.dataset": _OF_DATASET,
+    "dataloader.test.mapper": _OF_MAPPER | {"is_train": Flag()},
+    "dataloader.evaluator": {"output_dir": Folder()},
     "optimizer": {
         "lr": _AT_LEAST_0,
         "weight_decay": _AT_LEAST_0,

@@ -104,14 +104,24 @@ def _executed(path: Path) -> DictConfig:
     except (Exception, SystemExit) as error:  # a config is a program of the user's, or YAML
         origin = error.__cause__ or error if isinstance(error, UsageError) else error
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        cause = " ".join(f"{_line_of_recipe(origin)}{kind}{error}".split())
+        cause = " ".join(f"{_line_of_recipe(origin)}{kind}{error}{_statement_of_a_missing_name(origin)}".split())
         raise UsageError(f"config file {path} cannot be loaded: {cause} (--debug shows where)") from error
 
 
 def _line_of_recipe(error: BaseException) -> str:
     """ "FILE:LINE: " of the statement, outside of functions, that was being executed; "" where there was none."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    frames = _statements(error)
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _statement_of_a_missing_name(error: BaseException) -> str:
+    """That statement for a KeyError, whose message is a name alone: detectron2 raises it for a relative import."""
+    frames = _statements(error)
+    return f" is missing in `{frames[-1].line}`" if isinstance(error, KeyError) and frames else ""
+
+
+def _statements(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
 
 
 def _check_sections(cfg: DictConfig, otherwise: str) -> None:

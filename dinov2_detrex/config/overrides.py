@@ -125,6 +125,15 @@ def _check_key(cfg, key: str, value, text: str) -> None:
         raise UsageError(f"override {text!r}: {key} is a number ({node}), {str(value)!r} is text")
 
 
+def can_set(cfg: DictConfig, key: str) -> bool:
+    """True if an override without `+` may set the key: it is there, or the callable around it takes it."""
+    try:
+        _check_key(cfg, key, None, key)
+    except UsageError:
+        return False
+    return True
+
+
 def _has(node, part: str) -> bool:
     if isinstance(node, ListConfig):
         return part.lstrip("-").isdigit()  # an index out of range is reported by omegaconf, with the length

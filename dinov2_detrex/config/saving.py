@@ -2,12 +2,13 @@
 
 import copy
 import tempfile
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import LazyConfig
-from omegaconf import DictConfig, OmegaConf
+from detectron2.config import LazyCall, LazyConfig
+from omegaconf import DictConfig, OmegaConf, SCMode
 
 from dinov2_detrex.config.schema import Choice, is_section
 from dinov2_detrex.runtime.files import write_text
@@ -72,6 +73,27 @@ def plain(cfg: DictConfig) -> DictConfig:
         if is_section(OmegaConf.get_type(copied, str(name))):
             copied[name] = _as_written(OmegaConf.to_container(copied[name]))
     return copied
+
+
+def with_calls_for_values(cfg: DictConfig) -> DictConfig:
+    """A copy in which a value of a dataclass, as detectron2's `ShapeSpec` is one, is the call that makes it.
+
+    Then YAML needs no tag for it, which only a loader reads that would run anything.
+
+    Args:
+        cfg: without typed sections, see `plain`.
+    """
+    values = OmegaConf.to_container(cfg, structured_config_mode=SCMode.INSTANTIATE)
+    return DictConfig(_called(values), flags={"allow_objects": True})
+
+
+def _called(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        arguments = {field.name: _called(getattr(value, field.name)) for field in fields(value)}
+        return LazyCall(type(value))(**arguments)
+    if isinstance(value, dict):
+        return {name: _called(inner) for name, inner in value.items()}
+    return [_called(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _as_written(value: Any) -> Any:

@@ -75,6 +75,19 @@ class NotEmpty:
         return "that is not empty"
 
 
+@dataclass(frozen=True)
+class Each:
+    """Lists of whole numbers within a range."""
+
+    allowed: Range
+
+    def __contains__(self, value: list) -> bool:
+        return all(isinstance(each, int) and not isinstance(each, bool) and each in self.allowed for each in value)
+
+    def __str__(self) -> str:
+        return str(self.allowed)
+
+
 def option(default: Any, allowed: Range | NotEmpty) -> Any:
     """A dataclass field with a default and the values that it may have beside None."""
     return field(default=default, metadata={"allowed": allowed})
@@ -197,8 +210,10 @@ def _kind_in_words(kinds: list[Any]) -> str:
         return section_in_words(kind)
     if isinstance(kind, type) and issubclass(kind, Choice):
         return kind.in_words()
+    if get_origin(kind) is list:
+        return "a list of whole numbers" if get_args(kind) == (int,) else "a list of texts"
     words = {bool: "true or false", str: "text", float: "a number", int: "a whole number", dict: "a section"}
-    return "a number" if float in kinds else words.get(get_origin(kind) or kind, "a list of texts")
+    return "a number" if float in kinds else words[get_origin(kind) or kind]
 
 
 def refused_value(key: str, value: Any, wanted: str) -> str:

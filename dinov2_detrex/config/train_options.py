@@ -7,7 +7,17 @@ values out of its config once, as a `TrainOptions` (`loading.train_options`).
 from dataclasses import dataclass, field
 from typing import Any
 
-from dinov2_detrex.config.schema import Choice, NotEmpty, OptionError, Range, Section, expected, option, refused_value
+from dinov2_detrex.config.schema import (
+    Choice,
+    Each,
+    NotEmpty,
+    OptionError,
+    Range,
+    Section,
+    expected,
+    option,
+    refused_value,
+)
 
 POSITIVE = Range(low=0, open=True)
 AT_LEAST_0 = Range(low=0)
@@ -48,6 +58,13 @@ class AmpDtype(Choice):
         short = {"bf16": "bfloat16", "fp16": "float16"}
         name = str(value).removeprefix("torch.")
         return cls.__members__.get(short.get(name, name))
+
+
+class FeatureDtype(Choice):
+    """In which type features are kept."""
+
+    unset = ""
+    bfloat16 = "bfloat16"
 
 
 class WeightBy(Choice):
@@ -247,6 +264,20 @@ class ValidationLossOptions(Section):
 
 
 @dataclass
+class FeatureCacheOptions(Section):
+    """What a frozen backbone gives, computed once for each augmented and padded image, on disk."""
+
+    enabled: bool = False
+    """Keep it; needs `freeze=true`, and pays where the same pixels come again, e.g. without random sizes and crops."""
+    folder: str = ""
+    """For any number of runs; '' = dinov2_detrex/features in $XDG_CACHE_HOME, or ~/.cache."""
+    dtype: FeatureDtype = FeatureDtype.unset
+    """'' keeps it to the bit; bfloat16 takes half the room and rounds."""
+    max_gb: float = option(20.0, POSITIVE)
+    """Of the folder; what earlier runs left gives way first, then what does not fit is computed each time."""
+
+
+@dataclass
 class DivergenceOptions(Section):
     """The end of a run whose loss explodes: above `factor` x its median of the last `window` iterations."""
 
@@ -325,5 +356,13 @@ class TrainOptions(Section):
     """Sharding."""
     mlflow: MlflowOptions = field(default_factory=MlflowOptions)
     """MLflow."""
+    compile: bool = False
+    """Put backbone and neck through torch.compile: minutes at the start, shorter steps, other last digits."""
+    feature_cache: FeatureCacheOptions = field(default_factory=FeatureCacheOptions)
+    """What a frozen backbone gives, computed once."""
     progress_bar: ProgressBarMode = ProgressBarMode.auto
     """A bar on stderr: on a terminal and in a notebook (auto), in log files too, a line a minute (always), or never."""
+    init_classes_of: str = ""
+    """A registered data set, as coco_2017_train, whose classes an `init_checkpoint` has that does not name them."""
+    init_levels: list[int] = field(default_factory=list, metadata={"allowed": Each(Range(-1, 2**15))})
+    """For each level of the model that of `init_checkpoint`, 0 for its finest, -1 for none; [] = they are the same."""

@@ -18,12 +18,14 @@ import numpy as np
 from detectron2.config import instantiate
 from detectron2.data import DatasetFromList
 from detectron2.data.build import build_detection_train_loader
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.seeding import SAMPLE, derive_seed, seeded
+from dinov2_detrex.runtime.values import require_share
 
 Sample = tuple[int, int]  # (position in the endless stream, index of the image)
 Record = dict[str, Any]  # a data set dict of detectron2, or the model input that a mapper makes of it
@@ -49,6 +51,43 @@ def shuffled_stream(num_images: int, seed: int) -> Iterator[Sample]:
     for epoch in itertools.count():
         order = np.random.default_rng([seed, epoch]).permutation(num_images)
         yield from zip(itertools.count(epoch * num_images), order.tolist())
+
+
+def repeated_stream(factors: np.ndarray, seed: int) -> Iterator[Sample]:
+    """Images by their repeat factors, each epoch in its own order, without end (Gupta et al. 2019, LVIS, appendix B.2).
+
+    Args:
+        factors: (N,) how often each image comes in an epoch: the whole part, and once more with the probability of the
+            rest, drawn anew for every epoch.
+        seed: the run's.
+    """
+    whole, position = np.floor(factors).astype(int), 0
+    for epoch in itertools.count():
+        rng = np.random.default_rng([seed, epoch])
+        times = whole + (rng.random(len(factors)) < factors - whole)
+        order = rng.permutation(np.repeat(np.arange(len(factors)), times))
+        yield from zip(itertools.count(position), order.tolist())
+        position += len(order)
+
+
+def repeat_factors(records: Records, threshold: float) -> np.ndarray:
+    """(N,) repeat factors of at least 1, as detectron2 counts them: of an image, that of its rarest class, sqrt(t / f)
+    for a class in a fraction f of the images below t.
+
+    Raises:
+        UsageError: the records have no annotations.
+    """
+    annotated = [{"annotations": record.get("annotations")} for record in map(records.__getitem__, range(len(records)))]
+    if any(record["annotations"] is None for record in annotated):
+        raise UsageError(f"dataloader.train.repeat_thresh={threshold}: the records have no annotations to count")
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)
+    factors = np.asarray(factors, dtype=float)
+    logger.info(
+        "repeat-factor sampling: %d of %d images come more than once in an epoch, up to %.3g times, which makes an "
+        "epoch of about %d images",
+        *((factors > 1).sum(), len(factors), factors.max(), round(factors.sum())),
+    )
+    return factors
 
 
 def grouped(samples: Iterable[Sample], size: int, buckets: np.ndarray | None = None) -> Iterator[list[Sample]]:
@@ -146,11 +185,14 @@ class TrainLoader:
         num_workers: processes that read and augment; 0 does it in this one.
         collate_fn: from a list of model inputs to a batch; None leaves the list.
         seed: of the order where none is asked for; None draws one.
+        repeat_thresh: shows images with rare classes more often, in place of a sampler: a class in less than this
+            fraction of the images counts as rare, see `repeat_factors`. 0 or None for none.
         drop_last: of no effect, since the batches never end; detectron2's loader takes it.
         torch_options: go to `torch.utils.data.DataLoader`.
 
     Raises:
-        UsageError: a keyword is unknown to both.
+        UsageError: a keyword is unknown to both; or `repeat_thresh` is no fraction, or goes with a sampler, or with
+            records that have no index or no annotations.
     """
 
     def __init__(
@@ -166,6 +208,7 @@ class TrainLoader:
         collate_fn: Callable[[Batch], Any] | None = None,
         seed: int | None = None,
         drop_last: bool = True,
+        repeat_thresh: float | None = None,
         **torch_options: Any,
     ):
         unknown = sorted(set(torch_options) - set(inspect.signature(DataLoader).parameters))
@@ -180,6 +223,11 @@ class TrainLoader:
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.torch_options = torch_options | {"num_workers": num_workers, "collate_fn": collate_fn or _as_list}
         has_index = not isinstance(dataset, IterableDataset)
+        if repeat_thresh and (sampler is not None or not has_index):
+            other = "a sampler" if sampler is not None else "an iterable data set"
+            raise UsageError(f"dataloader.train.repeat_thresh={repeat_thresh} and {other} both say the order; take one")
+        require_share("TrainLoader", repeat_thresh=repeat_thresh or 0.0)
+        self._factors = repeat_factors(dataset, repeat_thresh) if repeat_thresh and has_index else None
         self._buckets = orientations(dataset) if aspect_ratio_grouping and has_index else None
         self.records = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
 
@@ -200,10 +248,12 @@ class TrainLoader:
 
         shared = (RANK_BITS, num_processes) if self.sampler is not None else (0, 1)
         samples = SeededSamples(self.records, self.mapper, seed, *shared)
-        sampler, buckets, num_images = self.sampler, self._buckets, len(self.records)
+        sampler, buckets, factors, num_images = self.sampler, self._buckets, self._factors, len(self.records)
 
         def groups() -> Iterator[list[Sample]]:
-            stream = shuffled_stream(num_images, seed) if sampler is None else _sampler_stream(sampler, rank)
+            if sampler is not None:
+                return grouped(_sampler_stream(sampler, rank), size, buckets)
+            stream = shuffled_stream(num_images, seed) if factors is None else repeated_stream(factors, seed)
             return grouped(stream, size, buckets)
 
         order = GroupSampler(groups, start_iter, per_iteration, own)

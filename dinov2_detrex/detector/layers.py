@@ -88,7 +88,7 @@ class FFN(nn.Module):
         return out + (x if identity is None else identity)
 
     def _is_large(self, x: Tensor) -> bool:
-        """Whether recomputing pays: two linear layers with ReLU, no dropout at work, and many hidden values."""
+        """Whether some rows at a time pay: two linear layers with ReLU, no dropout at work, and many hidden values."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return False
         if len(self.layers) != 3:
@@ -97,7 +97,8 @@ class FFN(nn.Module):
         plain = isinstance(self.layers.get_submodule("0.1"), nn.ReLU) and first.bias is not None
         dropped = self.training and any(m.p > 0 for m in self.layers.modules() if isinstance(m, nn.Dropout))
         hidden_values = x.numel() // self.embed_dim * self.feedforward_dim
-        return plain and not dropped and torch.is_grad_enabled() and hidden_values > HIDDEN_AT_ONCE
+        pays = x.device.type == "cpu" or torch.is_grad_enabled()  # elsewhere for what it does not keep alone
+        return plain and not dropped and pays and hidden_values > HIDDEN_AT_ONCE
 
     def _two_linear(self) -> list[nn.Linear]:
         return [layer for layer in self.layers.modules() if isinstance(layer, nn.Linear)]
@@ -107,16 +108,26 @@ HIDDEN_AT_ONCE = 2**22  # hidden values of a feed-forward block that fit the cac
 
 
 def _feed_forward(x: Tensor, first: nn.Linear, last: nn.Linear) -> Tensor:
-    """`_RecomputedFeedForward` on (..., D) -> (..., D_out), in the dtype of autocast where that is on."""
+    """Some rows at a time, (..., D) -> (..., D_out), in the dtype of autocast where that is on."""
     tensors = [x.flatten(0, -2), first.weight, first.bias, last.weight, last.bias]
     device = x.device.type
     if torch.is_autocast_enabled(device):
         tensors = [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
-    return _RecomputedFeedForward.apply(*tensors).unflatten(0, x.shape[:-1])
+    run = _RecomputedFeedForward.apply if torch.is_grad_enabled() else _rows_in_turn
+    return run(*tensors).unflatten(0, x.shape[:-1])
+
+
+def _rows_in_turn(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """linear(relu(linear(x))), some rows at a time, so that the hidden values stay in the caches."""
+    out = x.new_empty(len(x), len(weight2))
+    count = _rows_at_once(weight1)
+    for rows, found in zip(x.split(count), out.split(count)):
+        torch.addmm(bias2, F.linear(rows, weight1, bias1).relu_(), weight2.t(), out=found)
+    return out
 
 
 class _RecomputedFeedForward(torch.autograd.Function):
-    """linear(relu(linear(x))), some rows at a time, so that the hidden values stay in the caches and are not kept.
+    """`_rows_in_turn`, which keeps no hidden values.
 
     They are computed again in the backward: a sixth more arithmetic, most of which the caches give back.
     """
@@ -124,11 +135,7 @@ class _RecomputedFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight1, bias1, weight2)
-        out = x.new_empty(len(x), len(weight2))
-        count = _rows_at_once(weight1)
-        for rows, found in zip(x.split(count), out.split(count)):
-            torch.addmm(bias2, F.linear(rows, weight1, bias1).relu_(), weight2.t(), out=found)
-        return out
+        return _rows_in_turn(x, weight1, bias1, weight2, bias2)
 
     @staticmethod
     @once_differentiable

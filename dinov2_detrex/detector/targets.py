@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dinov2_detrex.detector.box_ops import box_xyxy_to_cxcywh
+from dinov2_detrex.runtime.errors import UserError
 
 
 class Target(TypedDict):
@@ -61,7 +62,7 @@ def targets_of(batched_inputs: list[dict[str, Any]], num_classes: int, device: t
         device: where the targets go; the host does not wait for it.
 
     Raises:
-        KeyError: a record has no `instances`.
+        UserError: a record has no `instances`.
         ValueError: a label is outside of 0 .. num_classes - 1, or a box is not finite.
     """
     return pad_targets([_target_of(record, num_classes, device) for record in batched_inputs])
@@ -70,7 +71,10 @@ def targets_of(batched_inputs: list[dict[str, Any]], num_classes: int, device: t
 def _target_of(record: dict[str, Any], num_classes: int, device: torch.device) -> Target:
     name = record.get("file_name", "a training record")
     if "instances" not in record:
-        raise KeyError(f"instances (of {name}: training needs records made from ones with an `annotations` key)")
+        raise UserError(
+            f"{name} has no instances to train on: its record needs an `annotations` key (an empty list where "
+            "the image shows no object), and the mapper is_train=true"
+        )
     instances = record["instances"]
     labels, boxes_xyxy = instances.gt_classes, instances.gt_boxes.tensor
     if labels.device.type == "cpu":  # looking at a GPU's tensors would make the host wait

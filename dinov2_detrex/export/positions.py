@@ -14,7 +14,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
 from dinov2_detrex.backbone import TimmBackbone
-from dinov2_detrex.backbone.freezing import parse_freeze
+from dinov2_detrex.backbone.freezing import FrozenPart
 from dinov2_detrex.backbone.position import HUB_OFFSET, resample_grid
 from dinov2_detrex.backbone.vit_families import DISTILLED
 from dinov2_detrex.runtime.errors import UserError
@@ -78,7 +78,7 @@ def settle_positions(backbone: TimmBackbone, canvas_hw: tuple[int, int] | None) 
         UserError: a model that treats its positions in a way of its own.
     """
     vit: Any = backbone.vit
-    backbone.frozen = parse_freeze(False, vit)  # a graph for inference has no gradients to switch off
+    backbone.frozen = FrozenPart()  # a graph for inference has no gradients to switch off
     if vit is not None and isinstance(getattr(vit, "rope", None), RotaryEmbeddingDinoV3) and canvas_hw is None:
         vit.rope = SizedRope(vit.rope)
     if vit is None or vit.pos_embed is None:

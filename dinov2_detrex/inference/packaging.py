@@ -20,10 +20,11 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
+from dinov2_detrex.backbone.adapters import merged_state
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load
-from dinov2_detrex.config.pretrained import without_pretrained
-from dinov2_detrex.config.saving import save_config, settled
+from dinov2_detrex.config.pretrained import without_adapters, without_pretrained
+from dinov2_detrex.config.saving import save_config, settled, with_calls_for_values
 from dinov2_detrex.engine import ENGINE_PACKAGES, is_fallback
 from dinov2_detrex.env import VERSIONED
 from dinov2_detrex.inference.card import base_model_of, card_text
@@ -111,7 +112,7 @@ def make_package(
         files.write_json(unfinished / FACTS, facts, indent=1)
         save_file(_tensors(cfg, trained, content), unfinished / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(unfinished / FACTS, unfinished / WEIGHTS)  # safetensors lets only its owner read it
-        save_config(_portable(cfg), unfinished / CONFIG)
+        save_config(with_calls_for_values(_portable(cfg)), unfinished / CONFIG)
         files.write_text(unfinished / CARD, card_text(facts))
         _copy_examples(examples, unfinished / EXAMPLES)
         Predictor(load(str(unfinished), ["train.device=cpu"]), unfinished)
@@ -139,8 +140,8 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 
 def _tensors(cfg: DictConfig, trained: Trained, content: dict) -> dict[str, torch.Tensor]:
-    """The state dict, each tensor with memory of its own, as safetensors wants it."""
-    state = _average(cfg, trained, content) if trained.averaged else content["model"]
+    """The state dict, adapters merged, each tensor with memory of its own, as safetensors wants it."""
+    state = merged_state(_average(cfg, trained, content) if trained.averaged else content["model"])
     return {name: torch.as_tensor(value).detach().contiguous().clone() for name, value in state.items()}
 
 
@@ -157,7 +158,8 @@ def _average(cfg: DictConfig, trained: Trained, content: dict) -> dict[str, torc
 
 def _portable(cfg: DictConfig) -> DictConfig:
     """The config as another machine can use it: weights come from the package, output goes below ./output."""
-    portable = without_pretrained(settled(cfg, init_checkpoint="", device=None, output_dir="./output"))
+    portable = without_adapters(settled(cfg, init_checkpoint="", device=None, output_dir="./output"))
+    portable = without_pretrained(portable)
     evaluator = portable.dataloader.get("evaluator")
     if evaluator is not None and "output_dir" in evaluator:
         evaluator.output_dir = portable.train.output_dir

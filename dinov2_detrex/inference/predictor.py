@@ -21,10 +21,13 @@ from detectron2.config import instantiate
 from detectron2.structures import Instances
 from PIL import Image
 
+from dinov2_detrex.backbone.adapters import merge_adapters
 from dinov2_detrex.config.classes import class_count
 from dinov2_detrex.config.loading import load, train_options
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.image_reading import pixels_of
+from dinov2_detrex.detector.by_shape import detect_by_shape
+from dinov2_detrex.inference.casting import cast_weights
 from dinov2_detrex.inference.classes import Classes, classes_of_checkpoint
 from dinov2_detrex.inference.detections import DEFAULT_SELECTION, DEFAULT_THRESHOLD, Detections, Selection
 from dinov2_detrex.inference.exported import is_exported, open_exported
@@ -33,6 +36,7 @@ from dinov2_detrex.inference.pictures import Picture, Pictures, is_single, pictu
 from dinov2_detrex.inference.pipeline import Input, Job, answered
 from dinov2_detrex.inference.runs import choose_weights
 from dinov2_detrex.inference.tiles import Tiling, Window, merged
+from dinov2_detrex.runtime.compiling import compile_parts
 from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UsageError, UserError, building
 from dinov2_detrex.runtime.packages import is_package, read_facts
@@ -71,7 +75,7 @@ class Predictor:
         device: "cuda", "cuda:1", "mps", "cpu"; None takes `train.device`.
         dtype: "fp32", as `--eval-only` computes; "bf16" or "fp16" for autocast; "auto" for bf16 where the device has
             it in hardware, else fp32.
-        compile: compile the backbone, which pays after some hundred pictures of few shapes.
+        compile: compile backbone and neck, which pays after some hundred pictures of few shapes.
         batch_size: pictures that go into the model together; None for 8 on a GPU, 1 on a CPU.
 
     Attributes:
@@ -79,7 +83,7 @@ class Predictor:
         recommended: the `Selection` of a model package; None of other weights.
 
     Raises:
-        UserError: the file cannot be read or is of another model, or the model cannot be built.
+        UserError: the file cannot be read or is of another model, or the model cannot be built, or not compiled here.
     """
 
     def __init__(
@@ -105,10 +109,12 @@ class Predictor:
         content = _load(model, weights, _averaged(cfg, weights) if averaged is None else averaged)
         self.classes = classes_of_checkpoint(content, class_count(cfg.model).number)
         self.recommended = _recommended(weights)
-        self.model = model.to(self.device).eval()
+        self.model = merge_adapters(model).to(self.device).eval()
+        if self.dtype is not None:
+            cast_weights(self.model, self.dtype)
         self.mapper = instantiate(cfg.dataloader.test.mapper)
         if compile:
-            getattr(self.model, "backbone", self.model).compile()
+            compile_parts(self.model, self.device, "compile=True")
 
     def _open(self, file: str | os.PathLike, device: str | None, dtype: str, batch_size: int | None) -> None:
         """Take an exported file in the model's place."""
@@ -221,7 +227,7 @@ class Predictor:
         jobs = answered(
             pictures_of(pictures),
             lambda picture: self._prepared(picture, tiling),
-            self._detect,
+            self.detect,
             self.batch_size,
             window=1 if batches == 1 else batches * self.batch_size,
             num_threads=min(MAX_THREADS, os.cpu_count() or 1),
@@ -266,10 +272,14 @@ class Predictor:
             return self.mapper({"file_name": os.path.join(folder, "picture.png")})
 
     @torch.inference_mode()
-    def _detect(self, inputs: list[Input]) -> list[Instances]:
+    def detect(self, inputs: list[Input]) -> list[Instances]:
+        """The `Instances` of every record of the mapper; on the CPU, with scores and boxes in float32.
+
+        Records of several shapes go into the model shape by shape, so that none changes another's answer.
+        """
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
         with autocast:
-            outputs = self.model(inputs)
+            outputs = detect_by_shape(self.model, inputs)
         return [_at_home(output["instances"]) for output in outputs]
 
     def _answer(self, job: Job, selection: Selection) -> Answer:

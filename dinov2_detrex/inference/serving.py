@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -108,7 +107,7 @@ class Batcher:
     async def _serve(self, batch: list[tuple[dict[str, Any], asyncio.Future]]) -> None:
         started = time.perf_counter()
         try:
-            found = await asyncio.to_thread(detect, self.predictor, [record for record, _ in batch])
+            found = await asyncio.to_thread(self.predictor.detect, [record for record, _ in batch])
         except Exception as error:  # one bad batch must not end the app
             found = [Refused(500, one_line(error))] * len(batch)
         self.figures.batches, self.figures.pictures = self.figures.batches + 1, self.figures.pictures + len(batch)
@@ -116,12 +115,6 @@ class Batcher:
         for (_, done), result in zip(batch, found):
             if not done.done():
                 done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
-
-
-@torch.inference_mode()
-def detect(predictor: Predictor, records: list[dict[str, Any]]) -> list[Any]:
-    """The `Instances` of every record, on the CPU."""
-    return [result["instances"].to("cpu") for result in predictor.model(records)]
 
 
 def read_record(predictor: Predictor, body: bytes, limits: Limits) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dinov2_detrex.runtime.errors import UserError, one_line
 UNSAFE_PICKLE = "DINOV2_DETREX_UNSAFE_PICKLE"  # "1" in the environment lets files run code while they are read
 
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, at the start before torch 1.6
-_UNFINISHED = ".unfinished-"  # begins the name of a file that is being written
+UNFINISHED = ".unfinished-"  # begins the name of a file that is being written
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -174,7 +174,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -206,7 +206,7 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = None)
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
     """Delete what killed writers left behind in a folder that no other process writes to at the moment."""
-    for leftover in Path(folder).glob(f"{_UNFINISHED}*.tmp"):
+    for leftover in Path(folder).glob(f"{UNFINISHED}*.tmp"):
         leftover.unlink(missing_ok=True)
 
 

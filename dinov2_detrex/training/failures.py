@@ -4,18 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
+from dinov2_detrex.config.overrides import can_set
 from dinov2_detrex.runtime.errors import UserError, building
 
-__all__ = ["ADVICE", "OutOfMemory", "building", "explain"]
+__all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice"]
 
-ADVICE = (
-    "less memory: train.accumulate.steps=2 (the same result in smaller parts), train.amp.enabled=true, "
-    "model.transformer.encoder.use_checkpoint=true (most is kept there), "
-    "model.transformer.decoder.use_checkpoint=true, model.backbone.net.use_act_checkpoint=true, "
-    "model.backbone.net.freeze=true, dataloader.image.size=..., "
-    "dataloader.train.total_batch_size=..., train.fsdp.enabled=true over several GPUs"
-)
+LESS_MEMORY = {  # override -> what else to say of it
+    "train.accumulate.steps=2": " (the same result in smaller parts)",
+    "train.amp.enabled=true": "",
+    "model.transformer.encoder.use_checkpoint=true": " (most is kept there)",
+    "model.transformer.decoder.use_checkpoint=true": "",
+    "model.backbone.net.use_act_checkpoint=true": "",
+    "model.backbone.net.freeze=true": "",
+    "model.roi_heads.batch_size_per_image=...": "",
+    "dataloader.image.size=...": "",
+    "dataloader.train.total_batch_size=...": "",
+    "train.fsdp.enabled=true": " over several GPUs",
+}
 
 
 class OutOfMemory(UserError):
@@ -30,30 +37,41 @@ class KnownFailure:
         kinds: the types of such errors.
         words: one of these is in the message; () where the types alone decide. Words are for errors that the library
             gives no type of their own.
-        told: makes the error that the user sees of the message.
+        told: makes the error that the user sees of the message and the run's config.
     """
 
     kinds: tuple[type[BaseException], ...]
     words: tuple[str, ...]
-    told: Callable[[str], UserError]
+    told: Callable[[str, DictConfig], UserError]
 
     def fits(self, error: BaseException) -> bool:
         """Whether `error` is one of these."""
         return isinstance(error, self.kinds) and (not self.words or any(words in str(error) for words in self.words))
 
 
-def _out_of_memory(text: str) -> UserError:
-    return OutOfMemory(f"out of memory ({text.splitlines()[0] if text else 'no message'}); {ADVICE}")
+def memory_advice(cfg: DictConfig) -> str:
+    """Which overrides lessen what a config needs: those whose key it takes, and does not hold with that value."""
+    helpful = [override + remark for override, remark in LESS_MEMORY.items() if _changes(cfg, override)]
+    return f"less memory: {', '.join(helpful)}" if helpful else "use smaller images or batches"
 
 
-def _worker_killed(text: str) -> UserError:
+def _changes(cfg: DictConfig, override: str) -> bool:
+    key, _, value = override.partition("=")
+    return can_set(cfg, key) and str(OmegaConf.select(cfg, key)).lower() != value
+
+
+def _out_of_memory(text: str, cfg: DictConfig) -> UserError:
+    return OutOfMemory(f"out of memory ({text.splitlines()[0] if text else 'no message'}); {memory_advice(cfg)}")
+
+
+def _worker_killed(text: str, _: DictConfig) -> UserError:
     return OutOfMemory(
         f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
         "try dataloader.train.num_workers=... with fewer, or 0"
     )
 
 
-def _connection_lost(text: str) -> UserError:
+def _connection_lost(text: str, _: DictConfig) -> UserError:
     return UserError(f"lost the connection to another process of the run, whose output says why ({text[:200]!r})")
 
 
@@ -62,18 +80,18 @@ KNOWN = (
     KnownFailure((RuntimeError,), ("can't allocate memory",), _out_of_memory),  # torch's allocator of the CPU
     KnownFailure((RuntimeError,), ("is killed by signal", "exited unexpectedly"), _worker_killed),  # torch's DataLoader
     KnownFailure((ConnectionError, torch.distributed.DistNetworkError), (), _connection_lost),
-    KnownFailure((OSError,), (), UserError),  # a file that is not there, a disk that is full
+    KnownFailure((OSError,), (), lambda text, _: UserError(text)),  # a file that is not there, a disk that is full
     KnownFailure(  # gloo
         (RuntimeError,), ("Connection closed by peer", "Connection reset by peer", "Broken pipe"), _connection_lost
     ),
 )
 
 
-def explain(error: BaseException) -> UserError | None:
-    """The one-line form of an error from the training loop; None for what is a bug."""
+def explain(error: BaseException, cfg: DictConfig) -> UserError | None:
+    """The one-line form of an error from the training loop of a config; None for what is a bug."""
     text = _message(error)
     if not isinstance(error, UserError):
-        return next((known.told(text) for known in KNOWN if known.fits(error)), None)
+        return next((known.told(text, cfg) for known in KNOWN if known.fits(error)), None)
     if text == str(error):
         return error
     told = UserError(text)

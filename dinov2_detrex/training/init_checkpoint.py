@@ -3,45 +3,68 @@
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from tabulate import tabulate
+from torch import Tensor, nn
 
+from dinov2_detrex.backbone.adapters import with_adapters_of
+from dinov2_detrex.backbone.param_groups import part_of_model
+from dinov2_detrex.data.registration import class_names_of
 from dinov2_detrex.runtime.errors import UserError
-from dinov2_detrex.training.weights import load_what_fits
+from dinov2_detrex.training.transfer import Fate, Known, transfer
+from dinov2_detrex.training.weights import CONSTANTS, MATCH_ENDINGS, load_what_fits
 
 logger = logging.getLogger(__name__)
 
 _OF_RCNN = re.compile(r"\b(box_predictor(\.\d+)?\.(cls_score|bbox_pred)|mask_head\.predictor)\.")  # in detectron2
 
 
-def load_init_checkpoint(model: nn.Module, path: str, classes: Callable[[], Sequence[str]] = list) -> dict:
-    """Start from the weights in `path`, as far as names and shapes agree.
+def load_init_checkpoint(
+    model: nn.Module,
+    path: str,
+    classes: Callable[[], Sequence[str]] = list,
+    classes_of: str = "",
+    levels: Sequence[int] = (),
+) -> dict:
+    """Start from the weights in `path`, as far as they mean the same; the log says in a table what was taken.
 
     Args:
         model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class; those of
             detectron2's R-CNNs are known.
         path: a file, a model package, an URL, or "" for none.
         classes: gives the names, in order, of the classes that the model is to be trained on. Where the file was
-            trained on others, even as many, the class-sized submodules stay as they were built, since their rows
-            would stand for the wrong classes. Without names, as for evaluation, everything that fits is loaded.
+            trained on others, even as many, the rows of those of the same name are taken, and the others stay as they
+            were built. Without names, on one of the two sides, rows go by number where both have as many.
+        classes_of: a registered data set whose classes are the file's, which does not name them itself.
+        levels: see `train.init_levels`.
 
     Returns:
         what else the file holds, e.g. {"metadata": ...}.
 
     Raises:
-        UserError: the file is missing, damaged, or not a checkpoint, or nothing in it fits.
+        UserError: the file is missing, damaged, or not a checkpoint, or nothing in it fits; or `classes_of` or `levels`
+            are not the file's.
     """
     if not path:
         return {}
-    as_built = class_dependent_weights(model)
+    class_dependent = class_dependent_weights(model)
+
+    def fitting(state: dict[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Tensor]:
+        state = dict(with_adapters_of(model.state_dict(), state))
+        in_file = _classes_in_file(rest, classes_of)
+        known = Known(in_file, list(classes()) if in_file else (), list(levels), class_dependent.keys())
+        fates = transfer(model, state, known)
+        _report(path, state, fates, known)
+        return {fate.name: fate.value for fate in fates if fate.value is not None}
+
     with naming_the_option():
-        rest = load_what_fits(model, path)
-    before = list((rest.get("metadata") or {}).get("thing_classes") or [])
-    now = list(classes()) if before else []
-    if now and now != before:
-        _keep_as_built(model, as_built, f"{path} was trained on the classes {_shown(before)}, not {_shown(now)}")
+        rest = load_what_fits(model, path, fitting)
+    if MATCH_ENDINGS in path:
+        _restore_other_classes(model, class_dependent, rest, classes)
     return rest
 
 
@@ -65,14 +88,97 @@ def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _keep_as_built(model: nn.Module, as_built: dict[str, torch.Tensor], why: str) -> None:
-    if not as_built:
-        logger.warning("%s; %s does not name its class-sized parts, so all was loaded", why, type(model).__name__)
-        return
-    model.load_state_dict(as_built, strict=False)
-    logger.warning("%s: left out, and trained from scratch, are %s", why, ", ".join(as_built))
+def _classes_in_file(rest: Mapping[str, Any], classes_of: str) -> list[str]:
+    """The names in the file, or of the data set that stands for them."""
+    named = list((rest.get("metadata") or {}).get("thing_classes") or [])
+    if not classes_of:
+        return named
+    known = class_names_of(classes_of)
+    if not known:
+        raise UserError(f"train.init_classes_of={classes_of} is no data set with known classes, as coco_2017_train is")
+    if named and named != known:
+        raise UserError(f"train.init_classes_of={classes_of}: the file names its classes itself, {_shown(named)}")
+    return known
 
 
-def _shown(classes: list[str], most: int = 5) -> str:
-    more = f", ... ({len(classes)})" if len(classes) > most else ""
-    return f"[{', '.join(classes[:most])}{more}]"
+def _restore_other_classes(
+    model: nn.Module, as_built: Mapping[str, Tensor], rest: Mapping[str, Any], classes: Callable[[], Sequence[str]]
+) -> None:
+    """Of what was matched by endings, leave out all that is for other classes."""
+    before = _classes_in_file(rest, "")
+    now = list(classes()) if before else []
+    if now != before:
+        model.load_state_dict(as_built, strict=False)
+        logger.warning("trained on the classes %s, not %s: class rows stay as built", _shown(before), _shown(now))
+
+
+# -------------------------------------------------------------------------------------------------------- the report
+
+
+def _report(path: str, state: Mapping[str, Tensor], fates: Sequence[Fate], known: Known) -> None:
+    """One entry of the log, as a warning where something is not as both sides have it."""
+    fates = [fate for fate in fates if fate.name not in CONSTANTS]
+    whole = sum(fate.value is not None and not fate.why for fate in fates)
+    parts: dict[str, list[Fate]] = {}
+    for fate in fates:
+        parts.setdefault(_part(fate.name), []).append(fate)
+    header = ("part", "weights", "taken", "in part", "as built", "why")
+    lines = [f"{path}: {whole} of the model's {len(fates)} weights taken whole"]
+    lines += [tabulate([_row(part, of_part) for part, of_part in parts.items()], header, disable_numparse=True)]
+    lines += _about_classes(state, known)
+    lines += _left_in_file(state, fates)
+    logger.log(logging.INFO if whole == len(fates) else logging.WARNING, "\n".join(lines))
+
+
+def _part(name: str) -> str:
+    part = part_of_model(name)
+    inner = name.split(".")[1:2]
+    return f"transformer.{inner[0]}" if part == "transformer" and inner[0] in ("encoder", "decoder") else part
+
+
+def _row(part: str, fates: Sequence[Fate]) -> tuple[str, ...]:
+    taken = [fate for fate in fates if fate.value is not None]
+    in_part = [fate for fate in taken if fate.why]
+    reasons: dict[str, list[Fate]] = {}
+    for fate in fates:
+        if fate.why:
+            reasons.setdefault(fate.why, []).append(fate)
+    numbers = (len(fates), len(taken) - len(in_part), len(in_part), len(fates) - len(taken))
+    return part, *map(str, numbers), "; ".join(_reason(why, of_it) for why, of_it in reasons.items())
+
+
+def _reason(why: str, fates: Sequence[Fate]) -> str:
+    first = fates[0]
+    return f"{len(fates)} {why}, e.g. {first.name}{f' ({first.detail})' if first.detail else ''}"
+
+
+def _about_classes(state: Mapping[str, Tensor], known: Known) -> list[str]:
+    """How the rows of classes were taken; nothing where there are none, or they are the same on both sides."""
+    sources = known.class_sources
+    if not known.class_dependent & state.keys():
+        unnamed = sources is not None and not known.class_dependent
+        return ["classes: others, but the model does not name its class-sized parts: all went by number"] * unnamed
+    if sources is not None:
+        same = [name for name, source in zip(known.classes, sources) if source >= 0]
+        others = [name for name, source in zip(known.classes, sources) if source < 0]
+        text = f"classes: {len(same)} of {len(sources)} by name {_shown(same)}"
+        return [f"{text}; as built {_shown(others)}" if others else text]
+    if known.classes_in_file:
+        return []
+    advice = "if they are those of a known data set, say so: train.init_classes_of=coco_2017_train"
+    return [f"classes: the file does not name its own, so rows go by number where both have as many; {advice}"]
+
+
+def _left_in_file(state: Mapping[str, Tensor], fates: Sequence[Fate]) -> list[str]:
+    """What the model has no place for."""
+    used = {source for fate in fates for source in fate.sources}
+    left = [name for name in state if name not in used and name not in CONSTANTS]
+    if not left:
+        return []
+    parts = ", ".join(f"{part} {count}" for part, count in Counter(map(_part, left)).items())
+    return [f"left in the file: {len(left)} weights ({parts}), e.g. {left[0]}"]
+
+
+def _shown(names: Sequence[str], most: int = 5) -> str:
+    more = f", ... ({len(names)})" if len(names) > most else ""
+    return f"[{', '.join(names[:most])}{more}]"

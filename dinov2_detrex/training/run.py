@@ -1,6 +1,7 @@
 """What each process of a run does: build what the config describes, resume, train, evaluate."""
 
 import contextlib
+import functools
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from dinov2_detrex.config.loading import train_options
 from dinov2_detrex.config.saving import settled, write_config
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.data.loader import build_train_loader
+from dinov2_detrex.runtime.compiling import compile_parts
 from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
-from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, run_folder, setup
 from dinov2_detrex.training.datasets import check_datasets, class_names, dataset_metadata
@@ -30,6 +32,7 @@ from dinov2_detrex.training.evaluation import (
     Validator,
     keep_best_results,
 )
+from dinov2_detrex.training.features import FeatureReport, keep_features
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
@@ -107,7 +110,7 @@ def _run(cfg: DictConfig, options: TrainOptions, config_file: str, resume: bool,
     except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:
-        explained = failures.explain(error)
+        explained = failures.explain(error, cfg)
         if explained is None or explained is error:
             raise
         raise explained from error
@@ -143,7 +146,8 @@ def train(
     if saved:
         _load_exactly(model, saved["model"])
     else:
-        load_init_checkpoint(model, options.init_checkpoint, lambda: class_names(cfg.dataloader.train))
+        start_from_given(model, options, cfg.dataloader.train)
+    _compile(model, options, device)
     wrapped = parallel.wrap(model, options.ddp, options.fsdp, device)
     optimizer = _build_optimizer(cfg, options, model)
     if saved:
@@ -159,6 +163,12 @@ def train(
             ema.load_state_dict(_ema_state(saved))
         saved.clear()  # the run's memory is not for its past
     trainer.train(start_iter, options.max_iter)
+
+
+def start_from_given(model: nn.Module, options: TrainOptions, cfg_loader: DictConfig) -> None:
+    """Give a new run's model what `train.init_checkpoint` has for it."""
+    names = functools.partial(class_names, cfg_loader)
+    load_init_checkpoint(model, options.init_checkpoint, names, options.init_classes_of, options.init_levels)
 
 
 def evaluate_only(cfg: DictConfig, options: TrainOptions, device: torch.device, saved: dict | None) -> None:
@@ -193,7 +203,17 @@ def _compare_classes(of_weights: dict, of_data: dict) -> None:
 def _build_model(cfg: DictConfig, options: TrainOptions, device: torch.device) -> nn.Module:
     with failures.building("model"):
         model = instantiate(cfg.model)
+        keep_features(model, options)
         return model if parallel.is_sharded(options.fsdp) else model.to(device)  # shards are moved one by one
+
+
+def _compile(model: nn.Module, options: TrainOptions, device: torch.device) -> None:
+    """Where `train.compile` asks for it; its parameters keep their names."""
+    if not options.compile:
+        return
+    if parallel.is_sharded(options.fsdp):
+        raise UsageError("train.compile and train.fsdp do not go together")
+    compile_parts(model, device, "train.compile=true")
 
 
 def _load_exactly(model: nn.Module, state: dict) -> None:
@@ -296,6 +316,7 @@ def _build_hooks(
         LearningRate(state.trainer.optimizer, multiplier),
         checkpoint.PeriodicCheckpoint(checkpoints, options.checkpointer.period, state.content),
         evaluation,
+        FeatureReport(state.model) if options.feature_cache.enabled else None,
         progress.ForgetOldValues(),
         progress.PeakMemory(options.log_period) if main else None,
         hooks.PeriodicWriter(progress.build_writers(options, cfg, start_iter), options.log_period) if main else None,

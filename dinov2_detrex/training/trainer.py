@@ -144,7 +144,9 @@ class Trainer(TrainerBase):
     def _micro_batch_weights(self, batches: list[list[dict]]) -> list[float]:
         if self.micro_batches == 1 or self.weight_by == WeightBy.images:
             return [1 / self.micro_batches] * self.micro_batches
-        counts = torch.tensor([sum(len(image["instances"]) for image in batch) for batch in batches], dtype=torch.float)
+        counts = torch.tensor(
+            [sum(len(image.get("instances", ())) for image in batch) for batch in batches], dtype=torch.float
+        )
         if comm.get_world_size() > 1:
             counts = counts.to(self.precision.device)
             dist.all_reduce(counts)

@@ -6,12 +6,13 @@ A file may call its weights as the model does, or put one prefix before every na
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from torch import Tensor, nn
 
 from dinov2_detrex.runtime.errors import UserError, one_line
 from dinov2_detrex.runtime.packages import read_checkpoint, weights_path
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 AVERAGED = ("ema_state", "model_ema", "state_dict_ema", "ema")  # where programs put the averaged weights
 ASK_FOR_AVERAGED = "train.model_ema.use_ema_weights_for_eval_only=true"
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of what it wraps, anywhere
+MATCH_ENDINGS = "matching_heuristics=True"  # after a path, of detectron2
 CONSTANTS = {"pixel_mean", "pixel_std"}  # of the config; many files hold them, many do not
 
 
@@ -62,15 +64,25 @@ def load_content(model: nn.Module, content: Mapping[str, Any], averaged: bool = 
     return {name: value for name, value in content.items() if name != "model"}
 
 
-def load_what_fits(model: nn.Module, path: str) -> dict[str, Any]:
-    """Give a model the weights of a file as far as names and shapes agree; arguments and result as of `load_all`.
+Fitting = Callable[[dict[str, Tensor], Mapping[str, Any]], Mapping[str, Tensor]]
+
+
+def load_what_fits(model: nn.Module, path: str, fitting: Fitting | None = None) -> dict[str, Any]:
+    """Give a model a part of its weights from a file; other arguments and result as of `load_all`.
+
+    Args:
+        fitting: (the file's weights, under the model's names where they have these; what else it holds) -> those for
+            the model, under its names. None takes what agrees in name and shape, and so does a path with
+            `?matching_heuristics=True`.
 
     Raises:
         WeightsDoNotFit: not one of them fits.
         UserError: see `load_all`.
     """
     path = _file_of(path)
-    return _load(_Checkpointer(model, path), path)
+    by_suffix = MATCH_ENDINGS in path.partition("?")[2]
+    fits_all = fitting is None or by_suffix
+    return _load(_Checkpointer(model, path) if fits_all else _PartialCheckpointer(model, path, fitting), path)
 
 
 def _file_of(path: str) -> str:
@@ -104,7 +116,7 @@ class _Checkpointer(DetectionCheckpointer):
         super().__init__(model)
         self.path, self.averaged = path, averaged
         self.file_name, _, query = path.partition("?")
-        self.by_suffix = "matching_heuristics=True" in query
+        self.by_suffix = MATCH_ENDINGS in query
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """{"model": state dict, ...} of a local file. fvcore's hook for other formats; detectron2's would unpickle."""
@@ -122,12 +134,33 @@ class _Checkpointer(DetectionCheckpointer):
 
     def check(self, fit: "Fit") -> None:
         if fit.num_loaded == 0:
-            hint = "weights of a ViT alone go to model.backbone.net.checkpoint_path"
-            raise WeightsDoNotFit(
-                f"{self.path} is of another model than the config's: of its {fit.num_in_file} weights none has a name "
-                f"and shape of the model's, e.g. {fit.example_in_file}; {hint}"
-            )
+            raise self.nothing_fits(fit.num_in_file, fit.example_in_file)
         logger.info("%s: %d of the model's %d weights loaded", self.path, fit.num_loaded, fit.num_in_model)
+
+    def nothing_fits(self, num_in_file: int, example: str) -> WeightsDoNotFit:
+        hint = "weights of a ViT alone go to model.backbone.net.checkpoint_path"
+        return WeightsDoNotFit(
+            f"{self.path} is of another model than the config's: of its {num_in_file} weights none has a name "
+            f"and shape of the model's, e.g. {example}; {hint}"
+        )
+
+
+class _PartialCheckpointer(_Checkpointer):
+    """Loads what `fitting` makes of a file, which is said there and not by the engine."""
+
+    def __init__(self, model: nn.Module, path: str, fitting: Fitting):
+        super().__init__(model, path)
+        self.fitting = fitting
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        state = {name: torch.as_tensor(value) for name, value in checkpoint.pop("model").items()}
+        fitted = self.fitting(state, checkpoint)
+        if not fitted:
+            raise self.nothing_fits(len(state), next(iter(state), "nothing"))
+        self.model.load_state_dict(fitted, strict=False)
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        pass
 
 
 class _WholeCheckpointer(_Checkpointer):

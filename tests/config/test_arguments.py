@@ -16,9 +16,12 @@ from dinov2_detrex.config.arguments import (
     OPTIONAL_CALLS,
     Called,
     Flag,
+    Folder,
     Number,
     Numbers,
     OneOf,
+    OnlyTrue,
+    Records,
     check_arguments,
 )
 from dinov2_detrex.config.loading import load
@@ -54,7 +57,14 @@ def refused_values(argument):
     if isinstance(argument, Flag):
         return st.integers() | st.floats() | TEXTS | st.none() | st.lists(st.booleans(), max_size=2)
     if isinstance(argument, OneOf):
-        return TEXTS | st.integers() | st.none() | st.booleans()
+        never = st.nothing() if argument.optional else st.none()
+        return TEXTS.filter(lambda text: text not in argument.texts) | st.integers() | st.booleans() | never
+    if isinstance(argument, OnlyTrue):
+        return st.just(False) | st.none() | TEXTS | st.integers()
+    if isinstance(argument, Folder):
+        return st.integers() | st.booleans() | st.lists(st.integers(), max_size=2) | st.just("a\0b")
+    if isinstance(argument, Records):
+        return st.integers() | st.floats() | TEXTS | st.booleans() | st.none() | st.just({"a": 1})
     assert isinstance(argument, Called)
     return st.integers() | TEXTS | st.booleans() | st.lists(st.integers(), max_size=2) | st.just({"a": 1})
 
@@ -62,7 +72,8 @@ def refused_values(argument):
 def complete():
     """A config with all its calls, and nothing in them."""
     cfg = OmegaConf.create({})
-    for key in (*CALLS, *OPTIONAL_CALLS):
+    inner = [f"dataloader.{part}.{name}" for part in ("train", "test") for name in ("dataset", "mapper")]
+    for key in (*CALLS, *OPTIONAL_CALLS, *inner):
         OmegaConf.update(cfg, f"{key}._target_", "a.b", force_add=True)
     return cfg
 
@@ -117,6 +128,11 @@ def test_every_recipe_passes(recipe):
         ("dataloader.test.num_workers=true", f"=true must be a whole number from 0 to {MAX_WORKERS}"),
         ("dataloader.test.batch_size=0", "=0 must be a whole number from 1 to 65536"),
         ("dataloader.train.mapper=7", "dataloader.train.mapper=7 must be a section with a _target_, or null"),
+        ("dataloader.train.mapper.is_train=false", "dataloader.train.mapper.is_train=false must be true: otherwise"),
+        ("dataloader.train.mapper.is_train=null", "dataloader.train.mapper.is_train=null must be true: otherwise"),
+        ("dataloader.train.mapper.img_format=XYZ", "mapper.img_format='XYZ' must be 'RGB' or 'BGR' or 'L'"),
+        ("dataloader.train.dataset=null", "dataloader.train.dataset=null must be a section with a _target_"),
+        ("dataloader.evaluator.output_dir=7", "dataloader.evaluator.output_dir=7 must be the path of a folder"),
         ("~dataloader.train", "dataloader.train=null must be a section that names a callable"),
         ("~optimizer._target_", "optimizer._target_=null must be a callable or its dotted name"),
         ("optimizer.lr=-1", "optimizer.lr=-1 must be a finite number of at least 0"),

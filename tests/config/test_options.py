@@ -77,6 +77,10 @@ def refused_values(key):
         return TEXTS.filter(lambda text: text not in list(kind)) | st.integers() | FRACTIONS | LISTS | never
     if kind == list[str]:
         return TEXTS | st.integers() | MAPPINGS | st.lists(LISTS, min_size=1, max_size=2) | never
+    if kind == list[int]:
+        below = allowed.allowed.low
+        wrong = LISTS | TEXTS | st.booleans() | FRACTIONS | st.integers(max_value=int(below) - 1)
+        return TEXTS | st.integers() | MAPPINGS | st.lists(wrong, min_size=1, max_size=2) | never
     return TEXTS | st.integers() | LISTS | never  # keywords
 
 

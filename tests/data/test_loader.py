@@ -13,13 +13,20 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.data import build_detection_train_loader
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from dinov2_detrex.data import TrainLoader
-from dinov2_detrex.data.loader import GroupSampler, build_train_loader, grouped, name_own_loader, shuffled_stream
+from dinov2_detrex.data.loader import (
+    GroupSampler,
+    build_train_loader,
+    grouped,
+    name_own_loader,
+    repeated_stream,
+    shuffled_stream,
+)
 from dinov2_detrex.runtime.errors import UsageError
 
 
@@ -172,6 +179,65 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_the_numbers():
 def test_an_unknown_keyword_of_the_loader_is_refused():
     with pytest.raises(UsageError, match="num_wokers"):
         build_train_loader(loader_config(num_wokers=2), seed=3)
+
+
+# ---------------------------------------------------------------------------------------------- rare classes, oftener
+
+
+def labelled(count=40):
+    """Class 0 in every image, class 1 in one of ten, and the last image without objects."""
+    classes = [{0, 1} if i % 10 == 3 else {0} for i in range(count - 1)] + [set()]
+    return [
+        record | {"annotations": [{"category_id": c} for c in sorted(found)]}
+        for record, found in zip(records(count), classes)
+    ]
+
+
+def rare_config(**changes):
+    return loader_config(**{"dataset": L(labelled)(), "repeat_thresh": 0.9} | changes)
+
+
+def test_images_with_rare_classes_come_as_often_as_detectron2s_sampler_shows_them():
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(labelled(), 0.9)
+    assert sorted(set(factors.tolist())) == [1.0, pytest.approx(3.0)]  # sqrt(0.9 / 0.1)
+    sampler = RepeatFactorTrainingSampler(factors * 1.3, seed=1)
+    theirs = Counter(itertools.islice(sampler, 30_000))
+    ours = Counter(index for _, index in itertools.islice(repeated_stream(factors.numpy() * 1.3, 1), 30_000))
+    epochs = 30_000 / (1.3 * float(factors.sum()))
+    for index, factor in enumerate(factors.tolist()):
+        assert ours[index] / epochs == pytest.approx(1.3 * factor, rel=0.15)
+        assert theirs[index] / epochs == pytest.approx(1.3 * factor, rel=0.15)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_processes": 2, "rank": 1}, {"micro_batches": 2}], ids=str)
+@pytest.mark.parametrize("grouping", [True, False])
+def test_repeated_images_go_on_exactly_after_a_stop(grouping, options):
+    cfg, each = rare_config(aspect_ratio_grouping=grouping), options.get("micro_batches", 1)
+    whole = take(build_train_loader(cfg, seed=3, **options), 20 * each)
+    assert take(build_train_loader(cfg, seed=3, start_iter=9, **options), 11 * each) == whole[9 * each :]
+    shown = Counter(image for batch in whole for image, _ in batch)
+    assert sum(shown[i] for i in (3, 13, 23, 33)) >= 4
+
+
+def test_processes_share_out_the_repeated_images_of_one():
+    cfg = rare_config(aspect_ratio_grouping=False)
+    whole = take(build_train_loader(cfg, seed=3), 30)
+    shares = [take(build_train_loader(cfg, seed=3, rank=rank, num_processes=2), 30) for rank in range(2)]
+    assert [first + second for first, second in zip(*shares)] == whole
+
+
+REFUSED = {
+    "a sampler": ({"sampler": L(TrainingSampler)(size=40)}, "repeat_thresh=0.9 and a sampler both say the order"),
+    "an iterable": ({"dataset": L(lambda: NumbersForever())(), "mapper": None}, "and an iterable data set"),
+    "no annotations": ({"dataset": L(records)(count=13)}, "the records have no annotations to count"),
+    "more than all": ({"repeat_thresh": 1.5}, "repeat_thresh"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED)
+def test_repeating_that_has_no_meaning_is_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        build_train_loader(rare_config(**changes), seed=3)
 
 
 # ------------------------------------------------------------------------------------------- what the config may name

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from pooling_backbone import PoolingBackbone
 from tiny_dino import BASE_WEIGHTS, SMALL, image, record, small_dino, tiny_dino
 
+from dinov2_detrex.runtime.errors import UserError
+
 
 def training_batch() -> list[dict]:
     return [
@@ -306,7 +308,7 @@ def test_the_detector_can_be_pickled_and_keeps_its_shared_heads():
 
 
 def test_a_training_record_without_instances_is_named():
-    with pytest.raises(KeyError, match="first.png.*annotations"):
+    with pytest.raises(UserError, match="first.png has no instances.*`annotations`"):
         batch = training_batch()
         del batch[0]["instances"]
         small_dino().train()(batch)

@@ -121,6 +121,18 @@ def test_a_feed_forward_block_in_pieces_has_the_numbers_of_a_whole_one_and_keeps
     assert x.numel() * 4 not in kept and x.numel() in kept
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_inference_in_pieces_has_the_numbers_of_a_whole_block_and_never_all_hidden_values(context, monkeypatch):
+    ffn, x = FFN(8, 32).eval(), torch.randn(2, 25, 8)
+    largest = []
+    ffn.layers[0][0].register_forward_hook(lambda module, given, out: largest.append(out.numel()))
+    with context():
+        whole = ffn(x)
+        monkeypatch.setattr("dinov2_detrex.detector.layers.HIDDEN_AT_ONCE", 32 * 7)
+        torch.testing.assert_close(ffn(x), whole)
+    assert largest == [50 * 32]  # in pieces the layers are not called as a whole
+
+
 def test_dropout_is_drawn_in_large_feed_forward_blocks_too(monkeypatch):
     monkeypatch.setattr("dinov2_detrex.detector.layers.HIDDEN_AT_ONCE", 1)
     ffn, x = FFN(8, 32, ffn_drop=0.5), torch.randn(4, 8)

@@ -88,6 +88,21 @@ def test_losses_on_the_evaluation_images_and_averaged_weights_are_measured_too(o
     assert "rpn/num_pos_anchors" not in results  # which the detector notes as it trains
 
 
+def test_a_package_of_a_run_finds_what_its_weights_find(on_shapes, tiny_shapes, tmp_path):
+    from dinov2_detrex.inference import Predictor
+
+    folder, package = on_shapes("run", "train.eval_period=0"), tmp_path / "package"
+    assert run_command("package", [str(folder), "--weights", "final", "--out", str(package)]) == 0
+    assert "!!python" not in (package / "config.yaml").read_text()  # the shapes of the heads' inputs are values
+    picture = sorted((tiny_shapes / "val").iterdir())[0]
+    sources = ((folder / "config.yaml", folder / "model_final.pth"), (package, package))
+    found = [
+        Predictor(load(str(config), ["train.device=cpu"]), weights)(picture, score_threshold=0.0)
+        for config, weights in sources
+    ]
+    assert found[0] and found[0] == found[1]
+
+
 # -------------------------------------------------------------------------------------------------------- own data
 
 

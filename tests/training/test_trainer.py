@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+from omegaconf import OmegaConf
 from torch import nn
 
 from dinov2_detrex.config.loading import load
@@ -133,22 +134,37 @@ def test_a_nan_in_a_run_names_the_last_good_checkpoint_and_keeps_it(train, capfd
 
 
 def test_running_out_of_memory_says_which_overrides_help():
+    cfg = load("projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py", [])
     for error in (
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("can't allocate memory"),
     ):
-        explained = failures.explain(error)
+        explained = failures.explain(error, cfg)
         assert isinstance(explained, UserError) and "train.accumulate.steps" in str(explained)
-    assert failures.explain(RuntimeError("a bug")) is None
+    assert failures.explain(RuntimeError("a bug"), cfg) is None
+
+
+def advised(cfg):
+    """(key, value) of the overrides that are advised against a lack of memory."""
+    return re.findall(r"([a-z_.]+\.[a-z_.]+)=([a-z0-9]*)", failures.memory_advice(cfg))
 
 
 @pytest.mark.parametrize("recipe", ["COCO/dino_dinov2_b_12ep", "custom/dino_dinov2_s_custom"])
-def test_the_overrides_that_the_advice_names_exist(recipe):
-    advised = re.findall(r"([a-z_.]+\.[a-z_.]+)=([a-z0-9]*)", failures.ADVICE)
-    assert len(advised) >= 8
-    overrides = [f"{key}={value or 64}" for key, value in advised]
-    cfg = load(f"projects/dino_dinov2/configs/{recipe}.py", overrides)  # raises on an unknown key
+def test_the_overrides_that_the_advice_names_exist_and_are_not_advised_again(recipe):
+    path = f"projects/dino_dinov2/configs/{recipe}.py"
+    pairs = advised(load(path, []))
+    assert len(pairs) >= 7
+    cfg = load(path, [f"{key}={value or 64}" for key, value in pairs])  # raises on an unknown key
     assert cfg.model.transformer.encoder.use_checkpoint is True and cfg.dataloader.image.short_sides[-1] == 64
+    assert {value for _, value in advised(cfg)} == {""}
+
+
+def test_the_advice_names_no_key_that_another_detector_lacks():
+    cfg = OmegaConf.create(
+        {"model": {"roi_heads": {"batch_size_per_image": 512}}, "train": {"amp": {"enabled": False}}}
+    )
+    assert [key for key, _ in advised(cfg)] == ["train.amp.enabled", "model.roi_heads.batch_size_per_image"]
+    assert failures.memory_advice(OmegaConf.create({})) == "use smaller images or batches"
 
 
 class Clock:
