@@ -36,6 +36,8 @@ def write(
         text: its metadata.
         images: (3, h, w), uint8, RGB, that int8 takes its ranges from.
     """
+    if options.format == "aotinductor":
+        _require_compiler()
     program = export_program(module, shapes)
     if options.format == "torch-export":
         torch.export.save(program, path, extra_files={KEY: text})
@@ -72,10 +74,13 @@ def _write_trtexec(
     write_text(onnx_file.with_suffix(TRTEXEC), command + "\n")
 
 
-def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> None:
+def _require_compiler() -> None:
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         raise UserError(f"--to aotinductor compiles C++, and there is no {compiler}; install one, or name it in CXX")
+
+
+def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> None:
     torch._inductor.aoti_compile_and_package(
         program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: text}}
     )

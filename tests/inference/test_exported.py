@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -130,6 +131,23 @@ def test_openvino_and_torch_export_answer_alike(made):
         out = package.parent / f"model{suffix}"
         assert run_command("export", [str(package), "--to", name, "--out", str(out), *size]) == 0
         assert_same(Predictor(str(out))(picture, score_threshold=0.0), expected)
+
+
+def test_without_a_compiler_there_is_no_compiled_package(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    out = tmp_path / "compiled.pt2"
+    assert run_command("export", [str(made[0]), "--to", "aotinductor", "--out", str(out)]) == 1
+    assert "there is no no-such-compiler" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_package_answers_alike(made, tmp_path):
+    package, picture, _ = made
+    words = ["--out", str(tmp_path / "compiled.pt2"), "--size", "64", "128"]
+    assert run_command("export", [str(package), "--to", "aotinductor", *words]) == 0
+    expected = Predictor.from_pretrained(package)(picture, score_threshold=0.0)
+    assert_same(Predictor(str(tmp_path / "compiled.pt2"))(picture, score_threshold=0.0), expected)
 
 
 def test_pictures_are_predicted_on_the_command_line_as_by_the_package(made, exported, tmp_path):
