@@ -8,9 +8,9 @@ longer side is `dataloader.image.size`, is mirrored or not, and is padded to a s
 meets two inputs an image, whatever stands beside it in a batch. From the second meeting on a step costs the detector
 alone: what the ViT gave is read from disk (`train.feature_cache`), in later runs on the same images too.
 
-Gain: the ViT's share of a step, about a sixth here (one image of 512 pixels on one CPU thread: 6.0 s a step instead of
-7.3). It grows with the model (`model.backbone.net.model_name=vit_base_patch14_dinov2.lvd142m`) and with the slowness of
-the device; on a GPU a small ViT may be as fast as the disk.
+Gain: the ViT's share of a step, about a tenth here: of 6.4 s for one image of 512 pixels on one CPU thread 0.58 s were
+the ViT, and reading took 0.01 s. A B (`model.backbone.net.model_name=vit_base_patch14_dinov2.lvd142m`) took 2.0 s of
+its own. On a GPU a small ViT may be as fast as the disk.
 
 Limits: the features of an image take 1.6 MB at 512 pixels, two of them an image with its mirror image, in float32 (half
 with `train.feature_cache.dtype=bfloat16`): 6,000 images fill the 20 GB of `train.feature_cache.max_gb`. Images of other
