@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from dinov2_detrex.engine import silence_detrex
+from dinov2_detrex.engine import silence_engines
 from dinov2_detrex.runtime.errors import UsageError, UserError, did_you_mean
 from dinov2_detrex.runtime.processes import under_torchrun
 
@@ -61,7 +61,7 @@ def run_tool(tool: Callable[[list[str]], int | None], argv: Sequence[str] | None
         the exit status: the tool's or the error's own, 130 after Ctrl-C, 141 where the reader of the output is gone.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    silence_detrex()
+    silence_engines()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:

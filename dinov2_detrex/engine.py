@@ -48,9 +48,9 @@ _HINTS = {
 }
 
 
-# Beginnings of what an installed detrex warns of while it is imported: its own use of torch and timm, which nobody who
-# runs a command can mend.
-_DETREX_WARNINGS = (
+# Beginnings of what an installed detectron2 (by way of fvcore) or detrex warns of while it is imported: its own use of
+# torch and timm, which nobody who runs a command can mend.
+_IMPORT_WARNINGS = (
     r"`torch\.jit\.script` is deprecated",
     r"`torch\.cuda\.amp\.custom_[fb]wd",
     r"Importing from timm\.models\.layers is deprecated",
@@ -73,11 +73,11 @@ def is_fallback(package: str) -> bool:
     return spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(FALLBACK_DIR)
 
 
-def silence_detrex() -> None:
-    """Leave out what an installed detrex warns of at its import, unless Python was told how to treat warnings."""
-    if sys.warnoptions or is_fallback("detrex"):
+def silence_engines() -> None:
+    """Leave out what installed engines warn of at their import, unless Python was told how to treat warnings."""
+    if sys.warnoptions or all(map(is_fallback, ENGINE_PACKAGES)):
         return
-    for message in _DETREX_WARNINGS:
+    for message in _IMPORT_WARNINGS:
         warnings.filterwarnings("ignore", message, FutureWarning)
 
 

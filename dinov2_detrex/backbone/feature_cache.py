@@ -20,6 +20,8 @@ from dinov2_detrex.backbone.feature_store import FeatureStore
 
 Maps = dict[str, Tensor]
 
+uncompiled: Any = torch.compiler.disable  # whose own annotation makes no method
+
 
 class FeatureCache:
     """What a frozen backbone gives, kept in a store.
@@ -37,7 +39,7 @@ class FeatureCache:
         self.found, self.computed = 0, 0
         self._weights: tuple[Any, str] = (None, "")  # versions of the tensors, and the digest of their content
 
-    @torch.compiler.disable
+    @uncompiled
     def maps(self, images: Tensor, compute: Callable[[Tensor], Maps], net: nn.Module, how_built: str) -> Maps:
         """What `compute` gives for images (B, C, h, w), image by image, computed or kept.
 
@@ -80,7 +82,7 @@ class FeatureCache:
         return self._weights[1]
 
 
-def _bytes_of(value: Tensor):
+def _bytes_of(value: Tensor) -> Any:  # an array, which has a buffer
     return value.cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 

@@ -144,7 +144,7 @@ def _row(part: str, fates: Sequence[Fate]) -> tuple[str, ...]:
         if fate.why:
             reasons.setdefault(fate.why, []).append(fate)
     numbers = (len(fates), len(taken) - len(in_part), len(in_part), len(fates) - len(taken))
-    return part, *map(str, numbers), "; ".join(_reason(why, of_it) for why, of_it in reasons.items())
+    return part, *map(str, numbers), "\n".join(_reason(why, of_it) for why, of_it in reasons.items())
 
 
 def _reason(why: str, fates: Sequence[Fate]) -> str:

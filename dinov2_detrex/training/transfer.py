@@ -246,7 +246,7 @@ def _num_heads(model: nn.Module, name: str) -> int:
 
 
 def _fate(model: nn.Module, own: Tensor, names: Sequence[str], state: State, places: _Places) -> Fate:
-    sources = [source for name in names if (source := places.source(name)) in state]
+    sources = [source for name in names if (source := places.source(name)) is not None and source in state]
     if not sources:
         neck_level = _NECK.match(names[0]) and not places.levels_by_number
         return Fate(names[0], None, OTHER_LEVELS if neck_level else NOT_IN_FILE)

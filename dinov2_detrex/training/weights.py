@@ -80,9 +80,9 @@ def load_what_fits(model: nn.Module, path: str, fitting: Fitting | None = None) 
         UserError: see `load_all`.
     """
     path = _file_of(path)
-    by_suffix = MATCH_ENDINGS in path.partition("?")[2]
-    fits_all = fitting is None or by_suffix
-    return _load(_Checkpointer(model, path) if fits_all else _PartialCheckpointer(model, path, fitting), path)
+    if fitting is None or MATCH_ENDINGS in path.partition("?")[2]:
+        return _load(_Checkpointer(model, path), path)
+    return _load(_PartialCheckpointer(model, path, fitting), path)
 
 
 def _file_of(path: str) -> str:

@@ -103,6 +103,23 @@ def test_a_config_that_cannot_be_loaded_is_one_line_with_the_cause(tmp_path, cap
     assert stderr.count("\n") == 0 and all(word in stderr for word in [name, *words]), stderr
 
 
+@pytest.mark.parametrize(
+    "statement, words",
+    [
+        ("from .base import model", ["mine.py:1", "base", "model"]),
+        ("from .absent import model", ["mine.py:1", "absent.py"]),
+        ("from ..absent.base import model", ["mine.py:1", "absent/base.py"]),
+        ("from . import base", ["mine.py:1", "import"]),
+    ],
+)
+def test_a_mistaken_relative_import_is_one_line_with_the_name_that_is_missing(tmp_path, capfd, statement, words):
+    (tmp_path / "base.py").write_text("note = 1\n")
+    (tmp_path / "mine.py").write_text(f"{statement}\n")
+    assert run_command("train", ["--config-file", str(tmp_path / "mine.py")]) == 2
+    stderr = capfd.readouterr().err.strip()
+    assert stderr.count("\n") == 0 and all(word in stderr for word in words), stderr
+
+
 def test_an_output_folder_that_cannot_be_made_is_one_line_that_names_it(train, tmp_path, capfd):
     (tmp_path / "file").touch()
     assert train("file/run")[0] == 1
