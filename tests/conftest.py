@@ -61,13 +61,23 @@ def sound_coco(coco):
     return coco.write()
 
 
-@pytest.fixture(autouse=True)
-def restored_loggers():
-    """Handlers, levels and propagation of the packages' loggers are the same afterwards."""
+@pytest.fixture(scope="session", autouse=True)
+def first_loggers():
+    """What is restored before and after each test, also of what fixtures of a wider scope leave behind."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "detrex", "fvcore", "dinov2_detrex", "some_logger")]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    return [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers(first_loggers):
+    """Handlers, levels and propagation of the packages' loggers are those of the session's beginning."""
+    _restore(first_loggers)
     yield
-    for logger, handlers, level, propagate in before:
+    _restore(first_loggers)
+
+
+def _restore(loggers):
+    for logger, handlers, level, propagate in loggers:
         for handler in set(logger.handlers) - set(handlers):
             handler.close()
         logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate

@@ -1,6 +1,6 @@
 """Train two recipes with the same seeds and tell the mean difference of their AP, with its 95 % interval.
 
-    dinov2-detrex compare dino_dinov2_tiny_shapes dino_dinov2_tiny_shapes_plus --seeds 0..4
+    dinov2-detrex compare dino_dinov2_tiny_shapes dino_dinov2_tiny_shapes --with-b optimizer.lr=2e-3 --seeds 0..4
     dinov2-detrex compare RECIPE RECIPE schedule.epochs=1 --with-b model.criterion.loss_class_type=mal_loss
 
 Words with "=" change both configs. The same command goes on where it was interrupted, and more seeds add pairs to the

@@ -48,9 +48,7 @@ class ExportOptions:
         if self.dtype == "fp32":
             return
         if self.dtype == "int8" and self.format != "openvino":
-            raise UsageError(
-                "--dtype int8 is for --to openvino and ovms; in ONNX Runtime it lost more AP and gained no time"
-            )
+            raise UsageError("--dtype int8 is for --to openvino and ovms; ONNX Runtime gained next to nothing by it")
         if self.format not in ("onnx", "openvino"):
             raise UsageError(f"--dtype {self.dtype} is for --to onnx and openvino; {self.to} is written in fp32")
         if self.raw or self.data is None:

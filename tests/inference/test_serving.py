@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_custom import scoring_detector
 
 from dinov2_detrex.inference import Predictor
-from dinov2_detrex.inference.serving import Limits, create_app, detect, read_record
+from dinov2_detrex.inference.serving import Limits, create_app, read_record
 from dinov2_detrex.training import checkpoint
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra `serve`")
@@ -70,8 +70,8 @@ def test_it_answers_as_the_predictor_does(served):
 def test_pictures_of_several_sizes_that_wait_together_get_the_answers_that_each_gets_alone(served):
     _, predictor, _ = served
     records = [read_record(predictor, noise(size), LIMITS) for size in ((60, 60), (180, 120), (60, 60))]
-    alone = [detect(predictor, [record])[0] for record in records]
-    for one, other in zip(detect(predictor, records), alone, strict=True):
+    alone = [predictor.detect([record])[0] for record in records]
+    for one, other in zip(predictor.detect(records), alone, strict=True):
         torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.pred_boxes.tensor, other.pred_boxes.tensor, rtol=0, atol=1e-2)
 

@@ -10,6 +10,7 @@ from tiny_dino import tiny_backbone, tiny_dino
 from torch import nn
 
 from dinov2_detrex.analysis.cost import count_flops, count_parameters, random_inputs, saved_activations
+from dinov2_detrex.backbone.adapters import LowRank
 from dinov2_detrex.cli import run_command
 from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.training.precision import Precision
@@ -137,7 +138,7 @@ def test_frozen_backbone_keeps_nothing_and_checkpointed_layers_keep_little(detec
     before = saved_activations(model, inputs)
     assert set(before) >= {"backbone net", "pyramid", "neck", "encoder", "decoder", "heads", "losses"}
     backbone = tiny_backbone(32)
-    backbone.net._freeze(True)
+    backbone.net._freeze(True, LowRank())
     frugal = tiny_dino(backbone, embed_dim=32, num_heads=4, encoder={"use_checkpoint": True})
     after = saved_activations(frugal, inputs)
     assert after["backbone net"] == 0
