@@ -32,7 +32,7 @@ class LowRank:
         rank: r, at least 1.
         alpha: their product is multiplied by alpha / r.
         dropout: of what enters A, in training.
-        layers: names of the linear layers of a block that get one, "qkv" or "attn.qkv" for example.
+        layers: names of the linear layers of a block that get one, "qkv" or "attn.qkv" for example; one or several.
         blocks: which blocks; None for all.
 
     Raises:
@@ -42,10 +42,13 @@ class LowRank:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    layers: Sequence[str] = ("qkv", "proj")
+    layers: Sequence[str] | str = ("qkv", "proj")
     blocks: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        as_tuples = {"layers": (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)}
+        as_tuples["blocks"] = None if self.blocks is None else tuple(self.blocks)
+        self.__dict__.update(as_tuples)  # of lists that a config has, so that equal ones compare equal
         require_whole("TimmBackbone", 1, lora_rank=self.rank)
         require_number("TimmBackbone", 0, lora_alpha=self.alpha)
         require_share("TimmBackbone", lora_dropout=self.dropout)

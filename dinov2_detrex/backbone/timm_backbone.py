@@ -144,9 +144,7 @@ class TimmBackbone(Backbone):
         if use_act_checkpoint and self.vit is None:
             self.timm_model.set_grad_checkpointing(True)
         self._windows = attach_windows(self.vit, window_size, window_block_indexes)
-        layers = (lora_layers,) if isinstance(lora_layers, str) else tuple(lora_layers)
-        blocks = None if lora_blocks is None else tuple(lora_blocks)
-        self._freeze(freeze, LowRank(lora_rank, lora_alpha, lora_dropout, layers, blocks))
+        self._freeze(freeze, LowRank(lora_rank, lora_alpha, lora_dropout, lora_layers, lora_blocks))
         self._set_shapes(indices, out_features)
         self.model_name = model_name
         self.feature_cache: FeatureCache | None = None

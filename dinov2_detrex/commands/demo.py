@@ -10,9 +10,9 @@ There is no authentication. The page needs the extra `demo`, and no network.
 """
 
 import os
+from pathlib import Path
 
 from dinov2_detrex.cli import AT_LEAST_1, Number
-from dinov2_detrex.runtime.errors import UsageError
 
 
 def add_arguments(parser):
@@ -27,32 +27,25 @@ def add_arguments(parser):
 
 
 def run(args):
+    from dinov2_detrex.inference import Predictor
     from dinov2_detrex.inference.demo import Demo, create_page, load_gradio, serve
 
     load_gradio()  # told at once if it is missing
-    predictor, examples = _opened(args)
+    predictor = Predictor.open(args.detector, args.weights, device=args.device)
     demo = Demo(predictor, args.max_bytes, args.max_pixels)
-    page = create_page(demo, os.path.basename(os.path.normpath(args.detector)), examples)
+    page = create_page(demo, os.path.basename(os.path.normpath(args.detector)), _examples(args))
     print(f"http://{args.host}:{args.port}  (Ctrl-C ends it)", flush=True)
     serve(page, demo, args.host, args.port)
 
 
-def _opened(args):
-    """The predictor, and the pictures to try it on."""
-    from dinov2_detrex.inference import Predictor
-    from dinov2_detrex.inference.exported import is_exported
+def _examples(args):
+    """Pictures to try the detector on: the given ones, or those that a package brings."""
     from dinov2_detrex.inference.hub import find_package
     from dinov2_detrex.inference.pictures import files_of
-    from dinov2_detrex.runtime.packages import EXAMPLES, is_package
+    from dinov2_detrex.runtime.packages import EXAMPLES
 
-    examples = files_of(args.examples) if args.examples else []
-    if os.path.isdir(args.detector) and not is_package(args.detector):
-        return Predictor.from_run(args.detector, args.weights, device=args.device), examples
-    if args.weights:
-        raise UsageError(f"--weights {args.weights}: {args.detector} is no run's folder, it has its own weights alone")
-    if is_exported(args.detector):
-        return Predictor(args.detector, device=args.device), examples
-    package = find_package(args.detector)
-    if not examples and (package / EXAMPLES).is_dir():
-        examples = files_of(package / EXAMPLES)
-    return Predictor.from_pretrained(package, device=args.device), examples
+    if args.examples:
+        return files_of(args.examples)
+    there = Path(args.detector)
+    brought = (there if there.exists() else find_package(there)) / EXAMPLES
+    return files_of(brought) if brought.is_dir() else []

@@ -13,7 +13,7 @@ from dinov2_detrex.cli import AT_LEAST_1, Number
 
 
 def add_arguments(parser):
-    parser.add_argument("detector", metavar="PACKAGE", help="a model package, or a file that `export` wrote")
+    parser.add_argument("detector", metavar="PACKAGE", help="a model package, a run's folder, or an exported file")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
     parser.add_argument("--port", type=Number(1, 65535), default=8000, metavar="N", help="default: %(default)s")
     parser.add_argument("--max-bytes", type=AT_LEAST_1, default=20_000_000, metavar="N", help="of a request")
@@ -24,11 +24,10 @@ def add_arguments(parser):
 
 def run(args):
     from dinov2_detrex.inference import Predictor
-    from dinov2_detrex.inference.exported import is_exported
     from dinov2_detrex.inference.serving import Limits, create_app
     from dinov2_detrex.runtime.extras import needed
 
     uvicorn = needed("uvicorn", "serving", "serve")
-    predictor = Predictor(args.detector) if is_exported(args.detector) else Predictor.from_pretrained(args.detector)
+    predictor = Predictor.open(args.detector)
     limits = Limits(args.max_bytes, max_waiting=args.max_waiting, timeout_s=args.timeout, max_batch=args.max_batch)
     uvicorn.run(create_app(predictor, limits, args.detector), host=args.host, port=args.port, log_level="warning")

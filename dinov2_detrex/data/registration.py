@@ -33,7 +33,7 @@ from dinov2_detrex.data.source import (
     read_source,
     split_path,
 )
-from dinov2_detrex.runtime.files import atomic_write
+from dinov2_detrex.runtime.files import atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -196,8 +196,7 @@ def _written(source: DataSource, document: Document) -> DataSource:
     A file of that name with another content, say one that was cut short, is replaced.
     """
     text = json.dumps(document).encode()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / "repaired"
-    path = folder / f"{_file_stem(source.path)}-{hashlib.sha256(text).hexdigest()[:16]}.json"
+    path = cache_folder("repaired") / f"{_file_stem(source.path)}-{hashlib.sha256(text).hexdigest()[:16]}.json"
     if not path.is_file() or path.read_bytes() != text:
         with atomic_write(path) as file:
             file.write(text)

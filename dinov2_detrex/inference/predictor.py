@@ -160,6 +160,24 @@ class Predictor:
         folder = find_package(package, revision)
         return cls(load(str(folder), []), folder, **options)
 
+    @classmethod
+    def open(cls, detector: str | os.PathLike, weights: str = "", **options) -> "Predictor":
+        """The predictor of whatever holds a whole detector.
+
+        Args:
+            detector: a run's folder, a model package or its id on the Hugging Face Hub, or an exported file.
+            weights: of a run, see `from_run`.
+            options: as of the class.
+
+        Raises:
+            UserError: there is none, or weights are asked for of what is no run.
+        """
+        if os.path.isdir(detector) and not is_package(detector):
+            return cls.from_run(detector, weights, **options)
+        if weights:
+            raise UsageError(f"{weights=}: {os.fspath(detector)} is no run's folder, it has its own weights alone")
+        return cls(detector, **options) if is_exported(detector) else cls.from_pretrained(detector, **options)
+
     def __call__(
         self,
         pictures: Pictures,

@@ -28,6 +28,11 @@ _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.serialization.MAG
 UNFINISHED = ".unfinished-"  # begins the name of a file that is being written
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of that name in the user's cache, which is $XDG_CACHE_HOME or ~/.cache; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dinov2_detrex" / name
+
+
 # ---------------------------------------------------------------------------------------------------------- reading
 
 

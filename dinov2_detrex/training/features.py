@@ -1,7 +1,6 @@
 """How does a run keep what its frozen backbone gives? `train.feature_cache`, for training and for evaluations."""
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from dinov2_detrex.backbone.feature_cache import FeatureCache
 from dinov2_detrex.backbone.feature_store import FeatureStore
 from dinov2_detrex.config.train_options import FeatureDtype, TrainOptions
 from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.runtime.files import cache_folder
 from dinov2_detrex.training import parallel
 from dinov2_detrex.training.trainer import TrainerHook
 
@@ -34,17 +34,12 @@ def keep_features(model: nn.Module, options: TrainOptions) -> None:
     backbones = _backbones(model)
     if not backbones:
         raise UsageError("train.feature_cache.enabled=true: the model has no TimmBackbone whose features could be kept")
-    folder = Path(wanted.folder or default_folder()).expanduser()
+    folder = Path(wanted.folder).expanduser() if wanted.folder else cache_folder("features")
     dtype = torch.bfloat16 if wanted.dtype is FeatureDtype.bfloat16 else None
     for backbone in backbones:
         store = FeatureStore(folder, int(wanted.max_gb * 1e9), comm.get_world_size())
         backbone.keep_features(FeatureCache(store, dtype))
     logger.info("features of the frozen backbone are kept in %s", folder)
-
-
-def default_folder() -> str:
-    """In the user's cache, so that runs share it."""
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dinov2_detrex", "features")
 
 
 class FeatureReport(TrainerHook):

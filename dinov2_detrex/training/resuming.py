@@ -43,18 +43,20 @@ class Batches:
     total_batch_size: int | None
     accumulate_steps: int
     processes: int
+    repeat_thresh: float | None = None
 
     @classmethod
     def of(cls, cfg_loader: DictConfig, options: TrainOptions) -> "Batches":
         """Those of a config's `dataloader.train`, in this run's processes."""
         processes, single = comm.get_world_size(), cfg_loader.get("single_gpu_batch_size")
         total = single * processes if single else cfg_loader.get("total_batch_size")
-        return cls(total, options.accumulate.steps, processes)
+        return cls(total, options.accumulate.steps, processes, cfg_loader.get("repeat_thresh") or None)
 
 
 _KEYS = {
     "total_batch_size": "dataloader.train.total_batch_size",
     "accumulate_steps": "train.accumulate.steps",
+    "repeat_thresh": "dataloader.train.repeat_thresh",
     "processes": "processes (--num-gpus x --num-machines)",
 }
 

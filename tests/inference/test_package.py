@@ -59,6 +59,15 @@ def test_a_package_detects_what_its_run_does_wherever_it_lies(made, tmp_path):
     assert len(expected) == 10 and Predictor.from_pretrained(moved)(picture, score_threshold=0.0) == expected
 
 
+def test_a_detector_is_opened_by_what_it_is(made):
+    _, run, package, picture = made
+    expected = Predictor.from_run(run, "best")(picture, score_threshold=0.0)
+    for opened in (Predictor.open(run), Predictor.open(run, "best"), Predictor.open(package)):
+        assert opened(picture, score_threshold=0.0) == expected
+    with pytest.raises(UserError, match="'best': .*package is no run's folder"):
+        Predictor.open(package, "best")
+
+
 def test_it_says_what_it_holds(made):
     _, run, package, _ = made
     facts = facts_of(package)

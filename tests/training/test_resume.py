@@ -130,6 +130,7 @@ def test_a_killed_run_that_owes_an_evaluation_makes_up_for_it(train, capfd):
     "options, words",
     [
         ((), []),
+        (("dataloader.train.repeat_thresh=0.5",), ["dataloader.train.repeat_thresh was None, is 0.5"]),
         (("dataloader.train.total_batch_size=2",), ["dataloader.train.total_batch_size was 4, is 2"]),
         (
             ("dataloader.train.total_batch_size=8", "train.accumulate.steps=2"),
