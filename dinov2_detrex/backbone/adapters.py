@@ -46,9 +46,9 @@ class LowRank:
     blocks: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        as_tuples = {"layers": (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)}
-        as_tuples["blocks"] = None if self.blocks is None else tuple(self.blocks)
-        self.__dict__.update(as_tuples)  # of lists that a config has, so that equal ones compare equal
+        layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+        blocks = None if self.blocks is None else tuple(self.blocks)
+        self.__dict__.update(layers=layers, blocks=blocks)  # of a config's lists, so that equal ones compare equal
         require_whole("TimmBackbone", 1, lora_rank=self.rank)
         require_number("TimmBackbone", 0, lora_alpha=self.alpha)
         require_share("TimmBackbone", lora_dropout=self.dropout)
