@@ -1,6 +1,8 @@
 """Which errors of libraries have a cause that the user of a run can remove, and what to tell them."""
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from dinov2_detrex.config.overrides import can_set
 from dinov2_detrex.runtime.errors import UserError, building
 
-__all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice"]
+__all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice", "naming_killed_workers"]
+
+_UNTIL_SIGCHLD_S = 1.0  # the connections of a process break before the system tells its parent of its end
 
 LESS_MEMORY = {  # override -> what else to say of it
     "train.accumulate.steps=2": " (the same result in smaller parts)",
@@ -85,6 +89,20 @@ KNOWN = (
         (RuntimeError,), ("Connection closed by peer", "Connection reset by peer", "Broken pipe"), _connection_lost
     ),
 )
+
+
+@contextlib.contextmanager
+def naming_killed_workers() -> Iterator[None]:
+    """A loader worker that is killed in the block is the error of the block, also where its connection broke first.
+
+    Raises:
+        RuntimeError: from torch's handler of SIGCHLD, in the main thread; which worker ended, and by what.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        time.sleep(_UNTIL_SIGCHLD_S)  # what the handler raises ends it
+        raise
 
 
 def explain(error: BaseException, cfg: DictConfig) -> UserError | None:

@@ -1,7 +1,10 @@
 """The training step: accumulation equals the large batch, broken losses end the run, rates follow the schedule."""
 
 import math
+import os
 import re
+import signal
+import threading
 
 import pytest
 import torch
@@ -142,6 +145,23 @@ def test_running_out_of_memory_says_which_overrides_help():
         explained = failures.explain(error, cfg)
         assert isinstance(explained, UserError) and "train.accumulate.steps" in str(explained)
     assert failures.explain(RuntimeError("a bug"), cfg) is None
+
+
+@pytest.mark.parametrize("first_sign", [ConnectionResetError, EOFError])
+def test_a_killed_loader_worker_is_told_where_its_connection_broke_before_the_system_says_so(first_sign):
+    batches = iter(torch.utils.data.DataLoader(torch.arange(100), num_workers=1))
+    next(batches)
+    killing = threading.Timer(0.1, os.kill, (batches._workers[0].pid, signal.SIGKILL))
+    with pytest.raises(RuntimeError) as error, failures.naming_killed_workers():
+        killing.start()
+        raise first_sign("the first sign")
+    told = failures.explain(error.value, OmegaConf.create({}))
+    assert "a loader worker was killed" in str(told) and "dataloader.train.num_workers" in str(told)
+
+
+def test_a_lost_connection_stays_one_where_no_worker_was_killed():
+    with pytest.raises(ConnectionResetError, match="another machine"), failures.naming_killed_workers():
+        raise ConnectionResetError("another machine")
 
 
 def advised(cfg):
