@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -93,16 +94,25 @@ KNOWN = (
 
 @contextlib.contextmanager
 def naming_killed_workers() -> Iterator[None]:
-    """A loader worker that is killed in the block is the error of the block, also where its connection broke first.
+    """A loader worker that is killed in the block is the error of the block, also where its connection breaks first.
 
     Raises:
-        RuntimeError: from torch's handler of SIGCHLD, in the main thread; which worker ended, and by what.
+        RuntimeError: a worker ended; mostly torch's, out of its handler of SIGCHLD, which says by what.
     """
     try:
         yield
-    except (ConnectionError, EOFError):
-        time.sleep(_UNTIL_SIGCHLD_S)  # what the handler raises ends it
-        raise
+    except (OSError, EOFError) as error:
+        if not _from_a_worker(error):
+            raise
+        time.sleep(_UNTIL_SIGCHLD_S)  # the handler ends it, unless it was called in a finalizer, which keeps its error
+        raise RuntimeError(f"DataLoader worker exited unexpectedly: {error or type(error).__name__}") from error
+
+
+def _from_a_worker(error: BaseException) -> bool:
+    """Whether it is of the connection over which a torch DataLoader gets its batches from other processes."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    by_a_loader = "torch.utils.data.dataloader" in modules and "torch.utils.data._utils.fetch" not in modules
+    return by_a_loader and any(module.startswith("multiprocessing.") for module in modules)
 
 
 def explain(error: BaseException, cfg: DictConfig) -> UserError | None:
