@@ -72,7 +72,7 @@ def _out_of_memory(text: str, cfg: DictConfig) -> UserError:
 def _worker_killed(text: str, _: DictConfig) -> UserError:
     return OutOfMemory(
         f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
-        "try dataloader.train.num_workers=... with fewer, or 0"
+        "try dataloader.train.num_workers=... with fewer, or 0, and dataloader.test.num_workers=... likewise"
     )
 
 
