@@ -39,17 +39,26 @@ def quantize(model: Any, precise: Set[str], calibration: Sequence[Arrays]) -> An
 
 
 def unquantised(model: Any, precise: Set[str]) -> list[str]:
-    """Names of the operations that stay float32: all but the layers with weights, and of these the precise ones."""
+    """Names of the operations that stay float32: all but the layers that may be computed in int8."""
     left = operations_of(model, precise)
     operations = [one for one in model.get_ops() if one.get_type_name() not in ("Constant", "Parameter", "Result")]
-    return [one.get_friendly_name() for one in operations if one.get_friendly_name() in left or not has_weights(one)]
+    return [one.get_friendly_name() for one in operations if one.get_friendly_name() in left or not may_be_int8(one)]
+
+
+def may_be_int8(operation: Any) -> bool:
+    """True for a linear layer, and for a convolution of maps of one size.
+
+    Of maps of any size OpenVINO (seen in 2026.4) gives nearly zero in place of an int8 convolution's values.
+    """
+    if operation.get_type_name() not in PRODUCTS or not has_weights(operation):
+        return False
+    height_width = list(operation.get_output_partial_shape(0))[2:]
+    return operation.get_type_name() == "MatMul" or not any(side.is_dynamic for side in height_width)
 
 
 def has_weights(operation: Any) -> bool:
-    """True for a linear layer or a convolution: one of a product's factors is a constant."""
-    return operation.get_type_name() in PRODUCTS and any(
-        _source(value).get_type_name() == "Constant" for value in operation.inputs()
-    )
+    """True where one of a product's factors is a constant."""
+    return any(_source(value).get_type_name() == "Constant" for value in operation.inputs())
 
 
 def _source(value: Any) -> Any:

@@ -35,6 +35,16 @@ def test_products_of_activations_and_what_has_no_weights_stay_as_they_are(model)
     assert named - set(unquantised(model, set())) == {"x", "first", "last"}
 
 
+@pytest.mark.parametrize("width, quantised", [(8, True), (-1, False)])
+def test_a_convolution_of_maps_of_any_size_stays(width, quantised):
+    import openvino.opset13 as ops
+
+    x = ops.parameter(ov.PartialShape([1, 4, 8, width]), np.float32, name="x")
+    kernel = np.ones((4, 4, 1, 1), np.float32)
+    convolved = ops.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1], name="convolved")
+    assert ("convolved" not in unquantised(ov.Model([convolved], [x], "model"), set())) is quantised
+
+
 def test_a_layer_that_was_named_stays_with_or_without_its_bias(model):
     assert {"last"} <= set(unquantised(model, {"last"}))
     assert {"first", "first_bias"} <= set(unquantised(model, {"first_bias"}))
