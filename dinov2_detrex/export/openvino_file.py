@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from dinov2_detrex.export.precision import quantize
+from dinov2_detrex.export.quantizing import quantize
 from dinov2_detrex.inference.exported import KEY, Arrays
 from dinov2_detrex.runtime.extras import needed
 
@@ -24,7 +24,7 @@ def write_openvino(
         path: of the .xml.
         text: the metadata.
         half: store the weights as float16; they are computed in what the device is told.
-        calibration: where given, compute in int8; see `precision.quantize`.
+        calibration: where given, compute in int8; see `quantizing.quantize`.
         precise: names of values that int8 leaves alone.
     """
     ov = needed("openvino", "writing OpenVINO", "export")

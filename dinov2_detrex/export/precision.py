@@ -1,11 +1,10 @@
-"""Which layers may be computed in float16 or int8, and how is a file changed so that they are?
+"""Which layers may be computed in float16 or int8, and how is an ONNX file changed so that they are in float16?
 
 Matrix products, convolutions and what only moves numbers may. Norms, softmax, positions, what decides where deformable
 attention looks, and the heads of boxes and classes stay float32; so does the first attention of a DINOv3, whose large
-activations half precision does not hold.
+activations half precision does not hold. `quantizing.py` leaves more than these in float32.
 """
 
-import logging
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from torch import nn
 
 from dinov2_detrex.backbone import TimmBackbone
 from dinov2_detrex.export.departing import scopes_of
-from dinov2_detrex.export.onnx_file import quiet
-from dinov2_detrex.inference.exported import Arrays
 from dinov2_detrex.runtime.extras import needed
 
 HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose")
@@ -149,37 +146,3 @@ def _used(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
             kept.append(node)
             wanted |= set(node.input)
     return kept[::-1]
-
-
-def quantize(model: Any, precise: Set[str], calibration: Sequence[Arrays]) -> Any:
-    """An OpenVINO model that computes matrix products and convolutions in int8, by NNCF.
-
-    Args:
-        model: as OpenVINO converts it of an ONNX file in float32.
-        precise: names of the values that are computed in float32, see `precise_values`.
-        calibration: the graph's inputs for pictures of the kind it is for; ranges of activations are taken from them.
-    """
-    nncf = needed("nncf", "writing int8", "int8")
-    nncf.set_log_level(logging.ERROR)
-    with quiet():
-        return nncf.quantize(
-            model,
-            nncf.Dataset(calibration),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(names=operations_of(model, precise), validate=False),
-        )
-
-
-def operations_of(model: Any, values: Set[str]) -> list[str]:
-    """Names of the operations of an OpenVINO model that compute these values, likewise."""
-    found = set()
-    waiting = [one for one in model.get_ops() if any(values & set(output.get_names()) for output in one.outputs())]
-    while waiting:
-        operation = waiting.pop()
-        found.add(operation.get_friendly_name())
-        if operation.get_type_name() in PASSING:
-            before = [value.get_source_output().get_node() for value in operation.inputs()]
-            waiting += [one for one in before if one.get_type_name() in (*PASSING, "MatMul", "Convolution")]
-    return sorted(found)

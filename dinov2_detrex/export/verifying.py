@@ -23,6 +23,7 @@ from dinov2_detrex.runtime.extras import needed
 
 TOLERANCES = {"fp32": Tolerance(0.05, 1e-3), "fp16": Tolerance(2.0, 0.02), "int8": Tolerance(8.0, 0.1)}
 LATENCY_RUNS = 5
+TRIED_BATCH = 3  # images, of a graph that takes any number
 ROUNDING, NUM_NOISY = 1e-5, 3  # of normalised pixels, which are about 1
 
 
@@ -82,7 +83,8 @@ def verify(path: Path, graph: dict[str, Any], model: DINO, images: Sequence[Tens
     start_up = time.perf_counter() - started
     judge = RawJudge(runtime, graph, model) if graph["raw"] else Judge(runtime, graph, model)
     images = [judge.fitting(image) for image in images]
-    found = [judge.found(image) for image in images]
+    batch = graph["batch"] or TRIED_BATCH
+    found = [judge.found(image, batch) for image in images]
     expected = [judge.expected(image) for image in images]
     comparison = compare(found, expected, tolerance)
     if comparison.num_unmatched and graph["dtype"] == "fp32":  # elsewhere more than rounding moves boxes
@@ -106,9 +108,10 @@ class Judge:
     def canvas_hw(self, image: Tensor) -> tuple[int, int]:
         return canvas_for(self.graph, image.shape[1:])
 
-    def found(self, image: Tensor) -> Answer:
-        """Of the graph."""
-        outputs = self.runtime.run(network_inputs([image], self.canvas_hw(image), self.graph["batch"] or 1))
+    def found(self, image: Tensor, batch: int = 1) -> Answer:
+        """Of the graph, to the last image of a batch whose others are its mirror image."""
+        images = beside_mirrored(image, self.graph["batch"] or batch)
+        outputs = self.runtime.run(network_inputs(images, self.canvas_hw(image), len(images)))
         return answer(*(outputs[name][-1] for name in ("boxes", "scores", "labels")))
 
     def expected(self, image: Tensor) -> Answer:
@@ -145,9 +148,9 @@ class RawJudge(Judge):
         image = super().fitting(image)
         return normalised(self.model, image, self.canvas_hw(image))
 
-    def found(self, image: Tensor) -> Answer:
-        batch = image[None].expand(self.graph["batch"] or 1, -1, -1, -1)
-        outputs = self.runtime.run(raw_inputs(self.runtime, batch.numpy()))
+    def found(self, image: Tensor, batch: int = 1) -> Answer:
+        images = torch.stack(beside_mirrored(image, self.graph["batch"] or batch))
+        outputs = self.runtime.run(raw_inputs(self.runtime, images.numpy()))
         logits, boxes = raw_outputs(outputs)
         return self._answer(torch.from_numpy(logits[-1]), torch.from_numpy(boxes[-1]), image)
 
@@ -164,6 +167,11 @@ class RawJudge(Judge):
         height, width = image.shape[1:]
         pixels = box_cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])
         return answer(pixels.numpy(), scores.numpy(), labels.numpy())
+
+
+def beside_mirrored(image: Tensor, count: int) -> list[Tensor]:
+    """As many images (C, h, w), the last of which is this one: an answer that depends on the others shows."""
+    return [image.flip(-1)] * (count - 1) + [image]
 
 
 def normalised(model: DINO, image: Tensor, canvas_hw: Sequence[int]) -> Tensor:
