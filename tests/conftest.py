@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from coco_folder import CocoFolder
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items):
             absent = [package for package in marker.args if is_fallback(package)]
             if absent:
                 item.add_marker(pytest.mark.skip(reason=f"needs the real {', '.join(absent)}, which is not installed"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test and what it sets up draw the same random numbers, whichever tests ran before."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture

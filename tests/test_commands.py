@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import dinov2_detrex.commands
 from dinov2_detrex import cli
+from dinov2_detrex.config.recipes import named_recipes
 from dinov2_detrex.runtime.errors import UsageError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +52,22 @@ def test_the_help_of_no_command_waits_for_torch(python, python_env):
     done = subprocess.run([python, "-c", HELP_OF_ALL], env=python_env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def command_lines():
+    """What help and documentation tell people to type, those lines that name a recipe."""
+    pages = [page for folder in ("tutorials", "how_to", "concepts") for page in (ROOT / "docs" / folder).glob("*.md")]
+    sources = [*(ROOT / "dinov2_detrex/commands").rglob("*.py"), *pages, ROOT / "README.md"]
+    lines = [line for path in sources for line in path.read_text().splitlines()]
+    return [line for line in lines if re.search(r"dinov2-detrex |tools/\w+\.py ", line) and "dino_dinov" in line]
+
+
+def test_recipes_are_named_as_they_are_found():
+    lines = command_lines()
+    names = {name for line in lines for name in re.findall(r"(?<![\w/])[\w/]*dino_dinov\w+(?:\.py)?", line)}
+    recipes = {name for name in names if not name.startswith("output/")}
+    found = {name for name in recipes if name in named_recipes() or (ROOT / name).is_file()}
+    assert len(recipes) > 3 and recipes == found
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

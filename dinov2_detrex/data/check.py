@@ -40,6 +40,7 @@ from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.garbage import collection_paused
 
 _READERS = 16
+_FILES_AT_ONCE = 32  # handed to a reader together: one by one, the handing over took a third of the time
 _BORDER_PX = 1.0  # a box may reach this far beyond its image: rounding
 _FORMAT_SHARE, _FORMAT_COUNT = 0.2, 3  # so many boxes must leave the image as XYWH before another format is suspected
 _TAIL_BYTES = 4096
@@ -281,8 +282,13 @@ def _check_images(images: list[dict], root: Path, skip_bad: bool, report: Datase
 
 def _inspect_files(images: list[dict], root: Path) -> Iterator[tuple[dict, str | tuple[int, int]]]:
     """(entry, what is wrong with its file, or else its (height, width)), in order."""
+
+    def inspect(some: list[dict]) -> list[str | tuple[int, int]]:
+        return [_inspect_file(entry, root / entry["file_name"]) for entry in some]
+
+    parts = [images[start : start + _FILES_AT_ONCE] for start in range(0, len(images), _FILES_AT_ONCE)]
     with ThreadPoolExecutor(_READERS) as pool:
-        yield from zip(images, pool.map(lambda entry: _inspect_file(entry, root / entry["file_name"]), images))
+        yield from zip(images, chain.from_iterable(pool.map(inspect, parts)))
 
 
 def _inspect_file(entry: dict, path: Path) -> str | tuple[int, int]:
@@ -312,7 +318,7 @@ def _has_its_end(path: Path) -> bool:
     """False where a JPEG or PNG does not end with its end mark, within `_TAIL_BYTES`."""
     with open(path, "rb") as file:
         mark = _END_MARKS.get(file.read(3))
-        file.seek(-min(_TAIL_BYTES, path.stat().st_size), os.SEEK_END)
+        file.seek(-min(_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
         return mark is None or mark in file.read()
 
 

@@ -38,6 +38,7 @@ from dinov2_detrex.detector.postprocess import best_detections, to_instances
 from dinov2_detrex.detector.targets import Targets, targets_of
 from dinov2_detrex.detector.transformer import DINOTransformer, TransformerOutput
 from dinov2_detrex.detector.trial import check_position_embedding, try_neck
+from dinov2_detrex.runtime.errors import UsageError
 from dinov2_detrex.runtime.values import (
     refused,
     require_equal,
@@ -305,7 +306,7 @@ class DINO(nn.Module):
             the same for the encoder's proposals.
 
         Raises:
-            ValueError: in training, the images have fewer cells than queries.
+            UsageError: in training, the images have fewer cells than queries; a ValueError.
         """
         features = self.neck(self.backbone(images))
         canvas_hw = (images.shape[-2], images.shape[-1])
@@ -319,11 +320,11 @@ class DINO(nn.Module):
         """In training every query needs a cell to be selected from.
 
         Raises:
-            ValueError: there are fewer cells than queries.
+            UsageError: there are fewer cells than queries; a ValueError.
         """
         num_cells = sum(height * width for height, width in shapes_of(features))
         if self.training and num_cells < self.num_queries:
-            raise ValueError(
+            raise UsageError(
                 f"images of {canvas_hw[0]} x {canvas_hw[1]} pixels give {num_cells} cells, too few for "
                 f"{self.num_queries} queries: use larger images or fewer queries"
             )

@@ -54,7 +54,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of a picture: the line under it, and what was found, if anything could be."""
+    """What the page shows of a picture: the line under it, and what was found, if anything could be.
+
+    The drawing of a small picture is enlarged, and the features with it.
+    """
 
     line: str
     drawing: Image.Image | None = None
@@ -117,7 +120,9 @@ class Demo:
         found = Detections(instances, self.predictor.classes)
         height, width = found.image_hw
         line = f"{len(found)} of {len(seen.detections)} detections, in {width} x {height} pixels"
-        return Shown(line, _drawn(seen.image, found), _rows(found), seen.features)
+        drawing = _drawn(seen.image, found)
+        features = seen.features and seen.features.resize(drawing.size, Image.Resampling.NEAREST)
+        return Shown(line, drawing, _rows(found), features)
 
 
 def read_picture(path: str | os.PathLike, max_bytes: int, max_pixels: int) -> Image.Image:
@@ -269,7 +274,7 @@ def _choices(gr: Any, demo: Demo) -> list[Any]:
     """The controls of what is shown: threshold and classes."""
     names = demo.predictor.classes.names
     return [
-        gr.Slider(0, 1, value=demo.threshold, step=0.01, label="Lowest score"),
+        gr.Slider(0, 1, value=round(demo.threshold, 2), step=0.01, label="Lowest score"),
         gr.Dropdown(names, value=[], multiselect=True, label="Classes (none chosen: all)"),
     ]
 

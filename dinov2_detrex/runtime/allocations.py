@@ -1,8 +1,11 @@
-"""How much memory do tensors take at most while something runs? As torch counts it, or by the sizes of tensors."""
+"""How much memory is taken at most? As torch counts it, by the sizes of tensors, or by the system for the process."""
 
+import contextlib
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +34,24 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     events: list[Any] = profile.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     return max(itertools.accumulate((change for _, change in sorted(changes, key=lambda c: c[0])), initial=0))
+
+
+def resident_peak_bytes() -> int:
+    """Most that this process has had resident; 0 where the system does not tell.
+
+    Linux keeps `ru_maxrss` when a process starts another program, so that a child of a large process has its parent's;
+    `VmHWM` begins anew.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024  # "VmHWM:  123 kB"
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere
 
 
 class HeldBytes(TorchDispatchMode):

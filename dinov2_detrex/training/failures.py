@@ -1,6 +1,9 @@
 """Which errors of libraries have a cause that the user of a run can remove, and what to tell them."""
 
-from collections.abc import Callable
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from dinov2_detrex.config.overrides import can_set
 from dinov2_detrex.runtime.errors import UserError, building
 
-__all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice"]
+__all__ = ["LESS_MEMORY", "OutOfMemory", "building", "explain", "memory_advice", "naming_killed_workers"]
+
+_UNTIL_SIGCHLD_S = 1.0  # the connections of a process break before the system tells its parent of its end
 
 LESS_MEMORY = {  # override -> what else to say of it
     "train.accumulate.steps=2": " (the same result in smaller parts)",
@@ -67,7 +72,7 @@ def _out_of_memory(text: str, cfg: DictConfig) -> UserError:
 def _worker_killed(text: str, _: DictConfig) -> UserError:
     return OutOfMemory(
         f"a loader worker was killed ({text.splitlines()[0]}), mostly for lack of host memory; "
-        "try dataloader.train.num_workers=... with fewer, or 0"
+        "try dataloader.train.num_workers=... with fewer, or 0, and dataloader.test.num_workers=... likewise"
     )
 
 
@@ -85,6 +90,29 @@ KNOWN = (
         (RuntimeError,), ("Connection closed by peer", "Connection reset by peer", "Broken pipe"), _connection_lost
     ),
 )
+
+
+@contextlib.contextmanager
+def naming_killed_workers() -> Iterator[None]:
+    """A loader worker that is killed in the block is the error of the block, also where its connection breaks first.
+
+    Raises:
+        RuntimeError: a worker ended; mostly torch's, out of its handler of SIGCHLD, which says by what.
+    """
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        if not _from_a_worker(error):
+            raise
+        time.sleep(_UNTIL_SIGCHLD_S)  # the handler ends it, unless it was called in a finalizer, which keeps its error
+        raise RuntimeError(f"DataLoader worker exited unexpectedly: {error or type(error).__name__}") from error
+
+
+def _from_a_worker(error: BaseException) -> bool:
+    """Whether it is of the connection over which a torch DataLoader gets its batches from other processes."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    by_a_loader = "torch.utils.data.dataloader" in modules and "torch.utils.data._utils.fetch" not in modules
+    return by_a_loader and any(module.startswith("multiprocessing.") for module in modules)
 
 
 def explain(error: BaseException, cfg: DictConfig) -> UserError | None:

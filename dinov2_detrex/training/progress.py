@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, Tensorboar
 from omegaconf import DictConfig
 
 from dinov2_detrex.config.train_options import TrainOptions
+from dinov2_detrex.runtime.allocations import resident_peak_bytes
 from dinov2_detrex.runtime.files import write_text
 from dinov2_detrex.training.new_scalars import NewScalars
 from dinov2_detrex.training.trackers import MlflowMetrics, WandbMetrics
@@ -62,12 +62,7 @@ class PeakMemory(TrainerHook):
 def _peak_bytes() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere
+    return resident_peak_bytes()
 
 
 class ForgetOldValues(TrainerHook):

@@ -103,10 +103,11 @@ def _run(cfg: DictConfig, options: TrainOptions, config_file: str, resume: bool,
     saved = _find_saved(checkpoints) if resume else None
     try:
         check_datasets(cfg.dataloader, ("test",) if eval_only else ("train", "test"), cfg.model)
-        if eval_only:
-            evaluate_only(cfg, options, device, saved)
-        else:
-            train(cfg, options, device, checkpoints, saved)
+        with failures.naming_killed_workers():
+            if eval_only:
+                evaluate_only(cfg, options, device, saved)
+            else:
+                train(cfg, options, device, checkpoints, saved)
     except FloatingPointError as error:  # from a training step, or from a detector that meets NaN in an evaluation
         raise TrainingDiverged(f"{error}; last good checkpoint: {checkpoints.newest() or 'none'}") from error
     except Exception as error:

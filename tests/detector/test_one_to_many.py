@@ -1,5 +1,7 @@
 """Groups of training queries find every object once more each, and nothing else of the detector notices them."""
 
+import copy
+
 import pytest
 import torch
 from tiny_dino import image, record, small_dino, tiny_dino
@@ -48,7 +50,7 @@ def test_every_group_is_trained_as_it_would_be_alone(dn_number):
 
 
 def test_evaluation_is_the_same_to_the_bit_without_the_groups_weights(models):
-    plain, grouped = (model.eval() for model in models)
+    plain, grouped = (copy.deepcopy(model).eval() for model in models)
     extra = grouped.state_dict().keys() - plain.state_dict().keys()
     assert extra == {"transformer.group_embed.weight"}
     nn.init.constant_(grouped.transformer.group_embed.weight, torch.nan)

@@ -51,6 +51,7 @@ def test_so_do_the_other_backbones(kind, tmp_path):
     test_a_file_of_any_size_and_batch_gives_the_detectors_boxes(kind, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["patch 14"])
 def test_a_file_of_one_size_and_batch_gives_the_boxes_of_smaller_images(kind, tmp_path):
     model, path = small_detector(kind), tmp_path / "model.onnx"

@@ -40,6 +40,7 @@ def test_table_and_line_say_what_the_predictor_finds(demo, picture):
         assert name == found["category_name"] and score == pytest.approx(found["score"], abs=1e-3)
         assert box == pytest.approx(corners.tolist(), abs=0.06)
     assert shown.line == f"{len(expected)} of 10 detections, in 90 x 50 pixels"
+    assert shown.features.size == shown.drawing.size > (90, 50)  # a small picture is enlarged
 
 
 def test_classes_and_threshold_are_chosen_without_another_look(demo, picture):

@@ -35,12 +35,21 @@ def made(tmp_path_factory):
     return package, picture, coco
 
 
+def export_to_onnx(made, name, size):
+    out = made[0].parent / name
+    assert run_command("export", [str(made[0]), "--to", "onnx", "--out", str(out), *size]) == 0
+    return out
+
+
 @pytest.fixture(scope="module")
 def exported(made):
-    """The package as an ONNX file of any size."""
-    out = made[0].parent / "model.onnx"
-    assert run_command("export", [str(made[0]), "--to", "onnx", "--out", str(out), "--largest", "512"]) == 0
-    return out
+    """The package as an ONNX file of one size."""
+    return export_to_onnx(made, "model.onnx", ["--size", "64", "128"])
+
+
+@pytest.fixture(scope="module")
+def exported_of_any_size(made):
+    return export_to_onnx(made, "of_any_size.onnx", ["--largest", "512"])
 
 
 def assert_same(found, expected):
@@ -52,25 +61,26 @@ def assert_same(found, expected):
 
 
 @pytest.mark.slow
-def test_the_predictor_of_a_file_answers_as_that_of_its_package(made, exported):
+def test_the_predictor_of_a_file_answers_as_that_of_its_package(made, exported_of_any_size):
     package, picture, _ = made
     expected = Predictor.from_pretrained(package)(picture, score_threshold=0.0)
-    assert_same(Predictor(str(exported))(picture, score_threshold=0.0), expected)
+    assert_same(Predictor(str(exported_of_any_size))(picture, score_threshold=0.0), expected)
+    assert open_exported(exported_of_any_size).model.runtime.metadata["graph"]["height"] is None
 
 
 def test_the_file_says_what_it_is_and_nothing_unfinished_is_left(made, exported):
     metadata = open_exported(exported).model.runtime.metadata
     assert [entry["name"] for entry in metadata["classes"]] == ["newt", "gnu", "owl"]
-    assert metadata["graph"]["height"] is None and metadata["graph"]["batch"] == 1
+    assert [metadata["graph"][key] for key in ("batch", "height", "width")] == [1, 64, 128]
     assert metadata["thresholds"]["default"] == 0.3 and metadata["versions"]["torch"]
     assert not list(exported.parent.glob(".unfinished*")) and not list(exported.parent.glob("*named*"))
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_the_file_gives_the_packages_numbers(made, exported, tmp_path):
+def test_an_evaluation_of_the_file_gives_the_packages_numbers(made, exported_of_any_size, tmp_path):
     package, _, coco = made
     given = ["--data", str(coco.json_file), "--images", str(coco.images)]
-    for place, out in ((package, "torch"), (exported, "onnx")):
+    for place, out in ((package, "torch"), (exported_of_any_size, "onnx")):
         assert run_command("evaluate", [str(place), *given, "--output-dir", str(tmp_path / out)]) == 0
     of_torch, of_onnx = (
         json.loads((tmp_path / out / "coco_instances_results.json").read_text()) for out in ("torch", "onnx")

@@ -62,6 +62,7 @@ def test_the_tool_trains_and_evaluates_from_any_folder_without_an_installation(e
     assert_trained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.fallback("detectron2", "detrex")
 def test_one_installed_engine_beside_the_other_ones_fallback_trains_the_same_weights(elsewhere, python, tmp_path):
     folder, env = elsewhere
@@ -94,6 +95,7 @@ def wheel(tmp_path, python):
     return next((tmp_path / "dist").glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_into_a_clean_environment_and_trains_outside_the_checkout(
     wheel, elsewhere, python, tmp_path
 ):

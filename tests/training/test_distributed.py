@@ -124,6 +124,7 @@ def test_a_process_of_torchrun_ends_well_while_a_collective_does(python_env):
     assert result.stdout.count("exit handlers ran") == 2
 
 
+@pytest.mark.slow
 def test_two_machines_meet_at_the_given_address(command):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

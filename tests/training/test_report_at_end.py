@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from dinov2_detrex.cli import run_command
 
@@ -52,6 +53,7 @@ def test_one_of_two_processes_writes_it(call):
     assert done.stdout.count("report: ") == 1 and (folder / "report" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_under_torchrun_too(call, python):
     launcher = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done, folder = call("run", "train.device=cpu", "train.max_iter=2", launcher=launcher, report=True)

@@ -37,7 +37,7 @@ def measured(cfg, batch) -> int:
 @pytest.mark.parametrize(
     "overrides", [(), ("train.amp.enabled=true", "train.amp.dtype=bfloat16")], ids=["fp32", "bf16"]
 )
-@pytest.mark.parametrize("images", [2, 8])
+@pytest.mark.parametrize("images", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_peak_that_is_told_is_the_measured_one_within_a_tenth(images, overrides):
     cfg = load(RECIPE, ["train.device=cpu", *overrides])
     batch = random_inputs((128, 160), images, 3)

@@ -12,6 +12,7 @@ from detectron2.config import LazyConfig, instantiate
 from dinov2_detrex.analysis.benchmark.timing import as_table, now
 from dinov2_detrex.config import recipes_dir
 from dinov2_detrex.data.random_records import random_inputs
+from dinov2_detrex.runtime.allocations import resident_peak_bytes
 
 RECIPE = "projects/dino_dinov2/configs/COCO/dino_dinov2_b_12ep.py"
 VARIANTS = {
@@ -83,4 +84,4 @@ def peak_mib(device: torch.device) -> float:
     """Most memory held so far, counted as `held_mib` does."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resident_peak_bytes() / 2**20

@@ -1,7 +1,7 @@
 """A detector in PyTorch beside its exported files on this CPU: time, start-up, size and the largest difference.
 
 examples:
-  dinov2-detrex benchmark exported COCO/dino_dinov2_b_12ep --size 518 518      # random weights: times, no differences
+  dinov2-detrex benchmark exported dino_dinov2_b_12ep --size 518 518           # random weights: times, no differences
   dinov2-detrex benchmark exported output/mine --size 800 1344 --images photographs/val
 
 Eager PyTorch in fp32 and bf16, ONNX Runtime in fp32, OpenVINO in fp32, bf16 and int8 take turns with one picture; what

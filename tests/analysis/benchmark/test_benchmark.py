@@ -39,6 +39,7 @@ def build_hoarder(settings: dict):
     return Hoarder(settings["mib"]), []
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_what_a_step_holds():
     small, large = memory.memory_rows(build_hoarder, {"small": {"mib": 20}, "large": {"mib": 220}}, CPU)
     assert (small["backbone"], large["backbone"]) == ("small", "large")
