@@ -67,7 +67,8 @@ class Verdict:
         c, apart = self.comparison, self.tolerance
         unmatched = f"{c.num_expected} boxes expected, {c.num_unmatched} unmatched"
         if c.num_unmatched:
-            unmatched += f" of PyTorch's and the file's, more than {apart.shift_px:g} px or {apart.score:g} of the score apart"
+            unmatched += " of PyTorch's and the file's, "
+            unmatched += f"more than {apart.shift_px:g} px or {apart.score:g} of the score apart"
         unstable = f"; {c.num_unstable} boxes depend on rounding in PyTorch itself" if c.num_unstable else ""
         gaps = f"{c.largest_shift_px:.4f} px, largest difference of scores {c.largest_score_gap:.2g}"
         return f"{unmatched}; of the matched, largest shift {gaps}{unstable}"
