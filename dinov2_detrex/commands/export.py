@@ -61,7 +61,7 @@ def run(args):
     path = Path(args.verify or args.out or f"{source.name}{suffix}")
     verdict = export(source, options, path, images) if options else verify_file(source, path, images)
     drawn = "" if args.images or source.examples else " drawn (--images PATH takes yours)"
-    print(f"{path}: {len(images)} pictures{drawn}")
+    print(f"{path}: {len(images)} picture{'s' * (len(images) != 1)}{drawn}")
     print("\n".join(verdict.lines()))
     if args.to == "onnx":
         _say_of_tensorrt(path)

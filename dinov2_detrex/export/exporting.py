@@ -1,6 +1,7 @@
 """How does a detector become a file of another runtime? It is made, run, compared, and only then given its name."""
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
@@ -96,7 +97,8 @@ def _aps(source: Source, options: ExportOptions, path: Path) -> dict[str, float]
     predictor = source.predictor
     models = {"PyTorch": source.model, "file": ExportedDetector(load_runtime(path), path).eval()}
     given = predictor.mapper, predictor.classes.names, options.data, options.data_images
-    return {name: average_precision(model, *given)["bbox"]["AP"] for name, model in models.items()}
+    with contextlib.redirect_stdout(io.StringIO()):  # two tables that do not say whose they are
+        return {name: average_precision(model, *given)["bbox"]["AP"] for name, model in models.items()}
 
 
 def verify_file(source: Source, path: Path, images: Sequence[Tensor]) -> Verdict:

@@ -33,6 +33,7 @@ class Verdict:
 
     Attributes:
         comparison: of the boxes.
+        tolerance: what they were matched by.
         latency_s: medians by runtime, of one picture, taken in turn.
         start_up_s: to load the file.
         size_mb: of the file with its weights.
@@ -40,6 +41,7 @@ class Verdict:
     """
 
     comparison: Comparison
+    tolerance: Tolerance
     latency_s: dict[str, float]
     start_up_s: float
     size_mb: float
@@ -53,16 +55,23 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """For people."""
-        c = self.comparison
         torch_s, file_s = self.latency_s["PyTorch"], self.latency_s["file"]
         return [
-            f"{c.num_expected} boxes expected, {c.num_unmatched} unmatched; largest shift {c.largest_shift_px:.4f} px, "
-            f"largest difference of scores {c.largest_score_gap:.2g}"
-            + (f"; {c.num_unstable} boxes depend on rounding in PyTorch itself" if c.num_unstable else ""),
+            self._matching(),
             f"one picture: PyTorch {torch_s:.3f} s, this file {file_s:.3f} s ({torch_s / file_s:.2f} times as fast); "
             f"loaded in {self.start_up_s:.1f} s; {self.size_mb:.0f} MB",
-            *(f"AP of {name}: {value:.2f}" for name, value in self.ap.items()),
+            *([f"AP: PyTorch {self.ap['PyTorch']:.2f}, this file {self.ap['file']:.2f}"] if self.ap else []),
         ]
+
+    def _matching(self) -> str:
+        c, apart = self.comparison, self.tolerance
+        unmatched = f"{c.num_expected} boxes expected, {c.num_unmatched} unmatched"
+        if c.num_unmatched:
+            unmatched += " of PyTorch's and the file's, "
+            unmatched += f"more than {apart.shift_px:g} px or {apart.score:g} of the score apart"
+        unstable = f"; {c.num_unstable} boxes depend on rounding in PyTorch itself" if c.num_unstable else ""
+        gaps = f"{c.largest_shift_px:.4f} px, largest difference of scores {c.largest_score_gap:.2g}"
+        return f"{unmatched}; of the matched, largest shift {gaps}{unstable}"
 
 
 def verify(path: Path, graph: dict[str, Any], model: DINO, images: Sequence[Tensor], tolerance: Tolerance) -> Verdict:
@@ -90,7 +99,7 @@ def verify(path: Path, graph: dict[str, Any], model: DINO, images: Sequence[Tens
     if comparison.num_unmatched and graph["dtype"] == "fp32":  # elsewhere more than rounding moves boxes
         comparison = compare(found, expected, tolerance, [judge.noisy(image) for image in images])
     latency = medians({"PyTorch": lambda: judge.expected(images[0]), "file": lambda: judge.found(images[0])})
-    return Verdict(comparison, latency, start_up, size_mb(path))
+    return Verdict(comparison, tolerance, latency, start_up, size_mb(path))
 
 
 class Judge:
