@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from coco_folder import CocoFolder
+from hypothesis import HealthCheck, settings
 
 import dinov2_detrex  # noqa: F401  makes detectron2 and detrex importable
 from dinov2_detrex.engine import is_fallback
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # also a busy one
+settings.load_profile("any machine")
 
 
 def pytest_configure(config):

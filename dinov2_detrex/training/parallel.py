@@ -111,7 +111,12 @@ def unsharded(model: nn.Module):
 
 def full_tensor(value: torch.Tensor) -> torch.Tensor:
     """A tensor that may be sharded -> the whole one, on the CPU if it was. All processes must ask together."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+    return whole(value).cpu() if isinstance(value, DTensor) else value
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """`full_tensor` that stays on its device."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def local_shard(value: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ def test_resampled_kernel_equals_the_golden_one(method, key):
     assert relative_error(resample_kernel(GOLDEN["kernel14"], (16, 16), method), GOLDEN[key]) < 1e-5
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(new=st.integers(6, 28), seed=st.integers(0, 99))
 def test_pi_resize_equals_timms_at_any_size(new, seed):
     kernel = random_images(4, 3, 14, 14, seed=seed)
@@ -30,7 +30,7 @@ def test_pi_resize_equals_timms_at_any_size(new, seed):
     assert relative_error(resample_kernel(kernel, (new, new), "pi"), expected) < 1e-6
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(new=st.integers(14, 24), seed=st.integers(0, 99), constant=st.booleans())
 def test_pi_resize_keeps_the_embedding_of_an_enlarged_patch(new, seed, constant):
     """FlexiViT's defining property: <enlarged patch, resized kernel> = <patch, kernel>."""

@@ -62,7 +62,7 @@ def test_names_strides_and_padding_of_every_patch_size(patch, scales, strides, m
     assert all(isinstance(shape, ShapeSpec) and shape.channels == 8 for shape in model.output_shape().values())
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=16, derandomize=True)
 @given(
     patch=st.sampled_from([8, 12, 14, 16, 20, 32]),
     first=st.integers(0, 3),
@@ -84,7 +84,7 @@ def test_declared_shapes_and_strides_are_the_produced_ones(patch, first, number,
         assert [n * shape.stride for n in levels[name].shape[-2:]] == list(images.shape[-2:]), name
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(patch=st.sampled_from([8, 14, 16]), level=st.integers(0, 3), axis=st.integers(2, 3))
 def test_translation_by_one_stride_moves_the_features_by_one_cell(patch, level, axis):
     """Away from the borders that the 3x3 convolutions and the moved image's edge reach.

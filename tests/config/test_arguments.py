@@ -84,7 +84,7 @@ def key_and_refused_value(draw):
     return f"{section}.{name}", draw(refused_values(ARGUMENTS[section][name]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(key_and_refused_value())
 def test_a_value_from_outside_of_what_an_argument_takes_is_one_line_with_its_key(case):
     key, value = case
@@ -96,7 +96,6 @@ def test_a_value_from_outside_of_what_an_argument_takes_is_one_line_with_its_key
     assert message.startswith(f"{key}=") and " must be " in message and "\n" not in message
 
 
-@settings(deadline=None)
 @given(st.sampled_from([*CALLS, *OPTIONAL_CALLS]), st.integers() | TEXTS | st.booleans() | st.just({}) | st.just([1]))
 def test_what_is_no_call_is_one_line_with_its_key(key, value):
     cfg = complete()

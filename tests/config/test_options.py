@@ -7,7 +7,7 @@ import math
 
 import pytest
 from detectron2.config import LazyConfig
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -110,7 +110,6 @@ def assert_one_line_about(error, key):
     assert "\n" not in message and f"{key}" in message and len(message) > len(key) + 10, message
 
 
-@settings(deadline=None)
 @given(key_and_refused_value())
 def test_an_override_that_an_option_does_not_take_is_one_line_with_its_key(case):
     key, value = case
@@ -121,7 +120,6 @@ def test_an_override_that_an_option_does_not_take_is_one_line_with_its_key(case)
     assert_one_line_about(caught, key)
 
 
-@settings(deadline=None)
 @given(key_and_refused_value())
 def test_a_plain_section_that_holds_what_an_option_does_not_take_is_one_line_with_its_key(case):
     key, value = case

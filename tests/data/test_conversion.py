@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coco_folder import CocoFolder, noise_picture
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tiny_custom import CUSTOM_RECIPE, TINY_CUSTOM
@@ -73,7 +73,7 @@ def scratch(tmp_path_factory):
 names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(boxes, max_size=6), st.lists(names, min_size=3, max_size=3, unique=True), st.permutations([0, 4, 9]))
 def test_boxes_names_and_counts_survive_a_journey_through_all_forms(pictures, scratch, drawn, names, ids):
     document = {

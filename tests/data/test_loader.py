@@ -106,7 +106,7 @@ def test_with_grouping_a_batch_has_one_orientation_and_no_image_is_lost():
     assert set(seen) == set(range(13)) and max(seen.values()) <= 5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 60), st.integers(0, 3), st.integers(1, 4))
 def test_every_group_goes_to_one_process_and_a_late_start_skips_whole_iterations(images, size, start, rank, processes):
     rank %= processes

@@ -311,7 +311,7 @@ def average_precision(json_file):
     return evaluation.stats[0]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), index=st.integers(0, 1), value=ANY_VALUE)
 def test_any_value_anywhere_gives_one_line_or_the_right_objects(folder, place, index, value):
     document = changed(folder.document, *place, index, value)

@@ -107,7 +107,7 @@ def argument_and_refused_value(draw):
     return part, name, draw(values if (part, name) in NULL_IS_A_DEFAULT else values | st.none())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(argument_and_refused_value())
 def test_a_value_from_outside_of_its_range_is_one_line_with_its_name(case):
     part, name, value = case

@@ -159,7 +159,7 @@ def rasterise(polygons, height, width):
 
 
 @pytest.mark.fallback("detectron2")
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.integers(0, 10_000))
 def test_a_cropped_polygon_covers_what_the_window_sees(seed):
     rng = np.random.RandomState(seed)

@@ -31,6 +31,10 @@ PLAIN_DESCENT = (  # one step whose size is the gradient's
     "optimizer.weight_decay=0",
     "~optimizer.betas",
 )
+MUON = (
+    "optimizer._target_=dinov2_detrex.training.muon.Muon",
+    "optimizer.params._target_=dinov2_detrex.training.muon.matrices_apart",
+)
 
 
 @pytest.fixture
@@ -78,6 +82,29 @@ def test_the_detector_resumes_to_the_last_bit_with_denoising_averaging_and_bfloa
     resumed = run("run", *options, "--resume")
     for part in ("model", "ema_state"):
         assert all(torch.equal(resumed[part][key], whole[part][key]) for key in whole[part])
+
+
+def test_muon_steps_alike_in_shards_and_resumes_to_the_last_bit(run, tmp_path):
+    options = (*MUON, "train.max_iter=4", "train.checkpointer.period=2", "model.dn_number=0")
+    whole = run("run", *options)["model"]
+    (tmp_path / "run" / "model_final.pth").unlink()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
+    resumed = run("run", *options, "--resume")["model"]
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    if hasattr(FSDPModule, "set_reshard_after_forward"):
+        one_step = ("train.max_iter=1", "schedule.warmup_iters=0")
+        start, alone, shards = (
+            run(name, *options, *one_step, *ways)["model"]
+            for name, ways in {
+                "start": ("optimizer.lr=0",),
+                "alone": (),
+                "shards": ("--num-gpus", "2", "train.fsdp.enabled=true"),
+            }.items()
+        )
+        key = "transformer.encoder.layers.0.ffns.0.layers.0.0.weight"
+        largest = float((alone[key] - start[key]).abs().max())
+        assert largest > 1e-5
+        torch.testing.assert_close(shards[key], alone[key], rtol=0, atol=0.05 * largest)
 
 
 def test_a_detector_that_diverges_ends_the_run_with_iteration_images_and_checkpoint(tiny_shapes, tmp_path, capfd):
