@@ -14,7 +14,7 @@ from dinov2_detrex import get_config
 from ..models.dino_dinov2 import model
 
 dataloader = get_config("common/data/shapes.py").dataloader
-optimizer = get_config("common/optim.py").AdamW
+optimizer = get_config("common/optim.py").Muon  # from random weights it learns in half of AdamW's steps
 _run = get_config("common/schedule.py")
 schedule, lr_multiplier, train = _run.schedule, _run.lr_multiplier, _run.train
 
@@ -44,7 +44,7 @@ model.transformer.decoder.num_layers = 2
 model.transformer.proposal_size = 0.12
 model.criterion.weight_dict.loss_class = 2.0  # telling the shapes apart is what takes longest here
 
-optimizer.lr = 1e-3
+optimizer.lr = 2e-3
 optimizer.betas = (0.9, 0.98)
 lr_multiplier.scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.01)
 dataloader.train.total_batch_size = 8
