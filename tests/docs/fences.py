@@ -145,7 +145,7 @@ def run_page(page: Path, folder: Path, environment: dict[str, str]) -> list[str]
 
 
 def run_block(block: Block, folder: Path, environment: dict[str, str], servers: contextlib.ExitStack) -> None:
-    """Run a block in a folder; an AssertionError shows what it printed where it fails. `servers` ends what it starts."""
+    """Run a block in a folder; an AssertionError shows what a failing one printed. `servers` ends what it starts."""
     if "file" in block.marks:
         with (folder / block.marks["file"]).open("a", encoding="utf-8") as written:
             written.write(block.text + "\n")
