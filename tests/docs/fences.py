@@ -9,7 +9,7 @@
     <!-- needs: PACKAGES -->        above one of these: it is left out where a package cannot be imported
     <!-- not run: REASON -->        the block below is not run
 
-In them TINY and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in order in one
+In them TINY, PLAIN and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in order in one
 folder, shell blocks by bash, Python blocks as programs of their own.
 """
 
@@ -42,6 +42,7 @@ TINY = (  # what makes any recipe small enough for a test, and keeps it from the
     " model.transformer.encoder.num_heads=2 model.transformer.encoder.feedforward_dim=32"
     " model.transformer.decoder.num_layers=1"
 )
+PLAIN = TINY.replace(" schedule.warmup_iters=0", "")  # of configs that have none of this project's keys
 SHAPES = " ".join(  # what puts a recipe for COCO on the generated pictures
     ["model.num_classes=3", "dataloader.image.size=64"]
     + [
@@ -87,7 +88,8 @@ class Block:
 
 def expanded(arguments: str) -> str:
     """What a comment says, with its words in capitals replaced."""
-    return arguments.replace("TINY", TINY).replace("SHAPES", SHAPES).replace("CHECKOUT", shlex.quote(str(ROOT)))
+    words = {"TINY": TINY, "PLAIN": PLAIN, "SHAPES": SHAPES, "CHECKOUT": shlex.quote(str(ROOT))}
+    return re.sub("|".join(words), lambda found: words[found[0]], arguments)
 
 
 def blocks_of(page: Path) -> list[Block]:
