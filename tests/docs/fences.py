@@ -83,7 +83,14 @@ class Block:
     @property
     def missing(self) -> list[str]:
         """The packages that it needs and that are not here."""
-        return [name for name in self.marks.get("needs", "").split() if importlib.util.find_spec(name) is None]
+        return [name for name in self.marks.get("needs", "").split() if not _is_there(name)]
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # of what the slice lacks
+        return False
 
 
 def expanded(arguments: str) -> str:

@@ -21,7 +21,6 @@ NOT_RUN = {  # how a reason begins, why a shown block is not run
     "GPUs",  # of which there is none
     "machines",  # several of them, or a cluster
     "uploads",  # to an account
-    "real engine",  # detectron2 itself
 }
 ONLY_INSTALLED = {"detectron2.model_zoo"}  # which the slice has not, and the page says so
 OF_SCRIPTS = {
