@@ -9,8 +9,8 @@
     <!-- needs: PACKAGES -->        above one of these: it is left out where a package cannot be imported
     <!-- not run: REASON -->        the block below is not run
 
-In them TINY, PLAIN and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in order in one
-folder, shell blocks by bash, Python blocks as programs of their own.
+In them TINY, PLAIN and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in order
+in one folder, shell blocks by bash, Python blocks as programs of their own.
 """
 
 import contextlib

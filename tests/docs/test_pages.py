@@ -180,3 +180,10 @@ def test_the_readme_lists_every_command_and_every_script_and_no_other():
     there = dict(all_commands())
     assert commands <= set(there)
     assert [name for name, is_group in there.items() if not is_group and not {name, name.split()[0]} & commands] == []
+
+
+def test_the_page_on_installation_lists_every_extra_and_no_other():
+    rows = re.findall(r"^\| (`.+?`) \|", (DOCS / "install.md").read_text(encoding="utf-8"), re.M)
+    names = [name for row in rows for name in re.findall("`(.+?)`", row)]
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    assert sorted(names) == sorted(re.findall(r"^(\w+) = \[", extras.split("\n[")[0], re.M))
