@@ -54,7 +54,7 @@ SHAPES = " ".join(  # what puts a recipe for COCO on the generated pictures
     ]
 )
 _MARK = re.compile(r"^<!-- (run|run \w+|serve|file|first|needs|not run)(?:: (.*))? -->$")
-_FENCE = re.compile(r"^```(\w*)$")
+_FENCE = re.compile(r"^```(\w*)")  # of a directive, ```{include} and such, the language is ""
 _COMMENT = re.compile(r"(^|\s)#.*$", re.M)
 _COMMAND = re.compile(r"\bdinov2-detrex (\w+)")
 _DOORS = {"dinov2-detrex": "-c 'import sys; from dinov2_detrex.cli import main; sys.exit(main())'", "python": ""}

@@ -10,6 +10,9 @@ from fences import TINY, blocks_of, commands_in, reader_environment, run_block, 
 PAGE = """\
 # A page
 
+```{include} another.md
+```
+
 <!-- first: echo 1 > one -->
 <!-- run: two -->
 ```bash
@@ -86,7 +89,8 @@ def free_port():
 
 
 def test_marked_blocks_are_found_in_order_with_what_their_marks_say(blocks):
-    assert [(block.language, block.is_run, block.marks) for block in blocks] == [
+    assert (blocks[0].language, blocks[0].text, blocks[0].is_run) == ("", "", False)
+    assert [(block.language, block.is_run, block.marks) for block in blocks[1:]] == [
         ("bash", True, {"first": "echo 1 > one"}),
         ("bash", True, {"run": "two"}),
         ("bash", False, {}),
@@ -95,34 +99,34 @@ def test_marked_blocks_are_found_in_order_with_what_their_marks_say(blocks):
         ("python", True, {"file": "three.py"}),
         ("bash", True, {"run data": "--seed 1"}),
     ]
-    assert blocks[1].line == 5
+    assert blocks[2].line == 8
 
 
 def test_what_is_added_goes_behind_the_last_command(blocks, run, tmp_path):
-    for block in blocks[:2]:
+    for block in blocks[1:3]:
         run(block)
     assert (tmp_path / "two").read_text() == "1\n"
 
 
 def test_what_is_added_for_a_command_goes_behind_it_and_before_its_comment(blocks):
-    lines = [line.split() for line in script_of(blocks[6]).splitlines()]
+    lines = [line.split() for line in script_of(blocks[7]).splitlines()]
     assert lines[1] == "echo dinov2-detrex data shapes > four --seed 1".split()
     assert lines[2] == "echo dinov2-detrex report > five".split()
 
 
 def test_a_block_that_is_a_file_is_there_for_the_next(blocks, run, tmp_path):
-    run(blocks[5])
     run(blocks[6])
+    run(blocks[7])
     assert (tmp_path / "three").read_text() == "3\n" and (tmp_path / "four").read_text().endswith("--seed 1\n")
 
 
 def test_a_block_that_fails_fails_with_its_line_and_what_it_said(blocks, run):
-    with pytest.raises(AssertionError, match=r"line 19:(?s:.*)wrong"):
-        run(blocks[3])
+    with pytest.raises(AssertionError, match=r"line 22:(?s:.*)wrong"):
+        run(blocks[4])
 
 
 def test_a_page_runs_from_top_to_bottom_but_for_what_lacks_a_package(blocks, tmp_path, environment):
-    assert run_page(tmp_path / "page.md", tmp_path, environment) == ["line 19 (no_such_package)"]
+    assert run_page(tmp_path / "page.md", tmp_path, environment) == ["line 22 (no_such_package)"]
     assert (tmp_path / "two").read_text() == "1\n" and (tmp_path / "three").read_text() == "3\n"
 
 
@@ -140,5 +144,5 @@ def test_a_server_that_does_not_start_fails_with_what_it_said(tmp_path, run, fre
 
 
 def test_commands_are_read_as_a_shell_reads_them(blocks):
-    assert commands_in(blocks[1]) == [["cat", "one"], ["cp", "one"]]
-    assert commands_in(blocks[2]) == [["false"]]
+    assert commands_in(blocks[2]) == [["cat", "one"], ["cp", "one"]]
+    assert commands_in(blocks[3]) == [["false"]]
