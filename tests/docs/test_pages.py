@@ -14,6 +14,7 @@ from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.recipes import named_recipes
 from dinov2_detrex.data import generate_shapes
 
+MEASURED = ROOT / "benchmarks" / "RESULTS.md"  # a part of the site; its indented commands run for hours
 OURS = ("dinov2_detrex", "detectron2", "detrex")
 NOT_RUN = {  # how a reason begins, why a shown block is not run
     "installs",  # packages, several GB of them
@@ -77,6 +78,10 @@ def shown_commands():
         for block in blocks_of(page):
             if block.language == "bash":
                 yield from ((f"{shown(page)}:{block.line}", words) for words in own_commands(block))
+    for number, line in outside_fences(MEASURED):
+        if re.match(r" {4}(python tools/|dinov2-detrex )", line) and "|" not in line:  # a|b: one of these
+            block = Block(number, "bash", line.replace("[", "").replace("]", ""))
+            yield from ((f"{shown(MEASURED)}:{number}", words) for words in own_commands(block))
 
 
 def own_commands(block: Block):
