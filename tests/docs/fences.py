@@ -9,8 +9,8 @@
     <!-- needs: PACKAGES -->        above one of these: it is left out where a package cannot be imported
     <!-- not run: REASON -->        the block below is not run
 
-In them TINY, PLAIN and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in order
-in one folder, shell blocks by bash, Python blocks as programs of their own.
+In them TINY, PLAIN, SMALL and SHAPES stand for the overrides below, CHECKOUT for this one. All blocks of a page run in
+order in one folder, shell blocks by bash, Python blocks as programs of their own.
 """
 
 import contextlib
@@ -42,15 +42,18 @@ TINY = (  # what makes any recipe small enough for a test, and keeps it from the
     " model.transformer.encoder.num_heads=2 model.transformer.encoder.feedforward_dim=32"
     " model.transformer.decoder.num_layers=1"
 )
-PLAIN = TINY.replace(" schedule.warmup_iters=0", "")  # of configs that have none of this project's keys
+PLAIN = TINY.replace(" schedule.warmup_iters=0", "")  # the same for configs without this project's own sections
+SMALL = "dataloader.image.size=64"
 SHAPES = " ".join(  # what puts a recipe for COCO on the generated pictures
-    ["model.num_classes=3", "dataloader.image.size=64"]
-    + [
-        f"dataloader.{loader}.dataset._target_=dinov2_detrex.data.coco_dataset_dicts"
-        f" dataloader.{loader}.dataset.names=shapes_{part}"
-        f" +dataloader.{loader}.dataset.json_file=datasets/shapes/annotations/instances_{part}.json"
-        f" +dataloader.{loader}.dataset.image_root=datasets/shapes/{part}"
-        for loader, part in (("train", "train"), ("test", "val"))
+    [
+        "model.num_classes=3",
+        *(
+            f"dataloader.{loader}.dataset._target_=dinov2_detrex.data.coco_dataset_dicts"
+            f" dataloader.{loader}.dataset.names=shapes_{part}"
+            f" +dataloader.{loader}.dataset.json_file=datasets/shapes/annotations/instances_{part}.json"
+            f" +dataloader.{loader}.dataset.image_root=datasets/shapes/{part}"
+            for loader, part in (("train", "train"), ("test", "val"))
+        ),
     ]
 )
 _MARK = re.compile(r"^<!-- (run|run \w+|serve|file|first|needs|not run)(?:: (.*))? -->$")
@@ -95,7 +98,7 @@ def _is_there(package: str) -> bool:
 
 def expanded(arguments: str) -> str:
     """What a comment says, with its words in capitals replaced."""
-    words = {"TINY": TINY, "PLAIN": PLAIN, "SHAPES": SHAPES, "CHECKOUT": shlex.quote(str(ROOT))}
+    words = {"TINY": TINY, "PLAIN": PLAIN, "SMALL": SMALL, "SHAPES": SHAPES, "CHECKOUT": shlex.quote(str(ROOT))}
     return re.sub("|".join(words), lambda found: words[found[0]], arguments)
 
 
