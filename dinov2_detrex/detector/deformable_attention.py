@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dinov2_detrex.detector.deformable_kernel import attend, kernel_serves
-from dinov2_detrex.detector.weighted_rows import sparse_gradients, suits_sparse_backward, sum_rows
+from dinov2_detrex.detector.sampled_rows import Shapes, as_pairs, sizes_wh
+from dinov2_detrex.detector.sampled_sum import sampled_sum
 from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
-
-Shapes = Tensor | Sequence[tuple[int, int]]  # (height, width) of every level
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -183,152 +180,4 @@ def multi_scale_deformable_attention(
         return attend(value, shapes_hw, sampling_locations, attention_weights)
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     inputs = value.to(dtype), sampling_locations.to(dtype), attention_weights.to(dtype)
-    operator = _RecomputedSum.apply if suits_sparse_backward(value) else _sampled_sum
-    return operator(*inputs, shapes_hw).to(value.dtype)
-
-
-def _sampled_sum(value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """The operator in one precision; arguments and result as above."""
-    table, rows, weights = _table_and_rows(value, locations, attention, shapes_hw)
-    return sum_rows(table, rows, weights).view(len(value), -1, value.shape[2] * value.shape[3])
-
-
-def _table_and_rows(
-    value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `weighted_rows` sums: rows (Dh) by (image, cell, head), and (B * Q * M, 4 * L * P) rows and weights."""
-    table = bordered(value.flatten(2), shapes_hw).reshape(-1, value.shape[-1])
-    return table, *bilinear_rows(locations, attention, shapes_hw)
-
-
-class _RecomputedSum(torch.autograd.Function):
-    """`_sampled_sum` that keeps its inputs for the backward, not the rows and weights, which are five times as much.
-
-    What is computed again is held for a few images at a time.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        ctx.save_for_backward(value, locations, attention)
-        ctx.shapes_hw = shapes_hw
-        groups = zip(*(tensor.split(_images_at_once(attention)) for tensor in (value, locations, attention)))
-        return torch.cat([_sampled_sum(v, xy, w, shapes_hw) for v, xy, w in groups])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        groups = zip(*(tensor.split(_images_at_once(inputs[2])) for tensor in (*inputs, grad)))
-        grads = [_gradients(group[:3], group[3], ctx.needs_input_grad[:3], ctx.shapes_hw) for group in groups]
-        return *(None if found[0] is None else torch.cat(found) for found in zip(*grads)), None
-
-
-def _images_at_once(attention: Tensor) -> int:
-    """Images of (B, Q, M, L, P) whose rows and weights take some 16 MiB each; at least one."""
-    return max(1, 2**20 // max(1, attention[0].numel()))
-
-
-def _gradients(
-    inputs: Sequence[Tensor], grad: Tensor, needs: Sequence[bool], shapes_hw: Sequence[tuple[int, int]]
-) -> list[Tensor | None]:
-    """The gradients of `_sampled_sum`'s inputs (value, locations, attention); None where it is not needed."""
-    value, locations, attention = (tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needs))
-    with torch.enable_grad():
-        table, rows, weights = _table_and_rows(value, locations, attention, shapes_hw)
-    wanted = table.requires_grad, weights.requires_grad
-    grads = sparse_gradients(table.detach(), rows, weights.detach(), grad.reshape(len(rows), -1), wanted)
-    leaves = (value, locations, attention)
-    found = iter(
-        torch.autograd.grad(
-            [output for output, want in zip((table, weights), wanted) if want],
-            [tensor for tensor in leaves if tensor.requires_grad],
-            [grad for grad in grads if grad is not None],
-        )
-    )
-    return [next(found) if tensor.requires_grad else None for tensor in leaves]
-
-
-def bordered(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """Surround every level with zeros: one cell before, two behind, so that no sampled corner falls outside.
-
-    (B, sum H_l W_l, C) -> (B, sum (H_l + 3)(W_l + 3), C).
-    """
-    levels = value.split([h * w for h, w in shapes_hw], dim=1)
-    padded = [F.pad(x.unflatten(1, hw), (0, 0, 1, 2, 1, 2)).flatten(1, 2) for x, hw in zip(levels, shapes_hw)]
-    return torch.cat(padded, dim=1)
-
-
-def bilinear_rows(locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """The four table rows around every sampling point, and their shares of its attention weight.
-
-    The table has a row for every (image, cell of the bordered levels, head), in this order.
-
-    Args:
-        locations: (B, Q, M, L, P, 2).
-        attention: (B, Q, M, L, P).
-
-    Returns:
-        rows and weights, both (B * Q * M, 4 * L * P).
-    """
-    num_images, num_queries, num_heads, _, num_points, _ = locations.shape
-    size = sizes_wh(shapes_hw, locations).repeat_interleave(num_points, dim=0)  # LP 2
-    low, fraction = zip(*(_split(locations[..., i].flatten(3), size[:, i]) for i in (0, 1)))
-    rows = _corner_rows(low, shapes_hw, num_images, num_heads, num_points)
-    fraction_x, fraction_y = fraction
-    lower = attention.flatten(3) * fraction_y
-    upper = attention.flatten(3) - lower
-    upper_right, lower_right = upper * fraction_x, lower * fraction_x
-    weights = (upper - upper_right, upper_right, lower - lower_right, lower_right)
-    num_bags = num_images * num_queries * num_heads
-    return torch.stack(rows, -2).view(num_bags, -1), torch.stack(weights, -2).view(num_bags, -1)
-
-
-def _split(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """A coordinate as the cell whose centre lies before it, -1..size, and the fraction of the way to the next one.
-
-    Beyond the border of zeros nothing changes, so points are held there, and NaN with them instead of in a random row.
-    """
-    cells = (location * size - 0.5).fmax(size.new_full((), -1.0)).fmin(size)
-    low = cells.detach().floor()
-    return low, cells - low
-
-
-@torch.no_grad()
-def _corner_rows(
-    low: tuple[Tensor, Tensor],
-    shapes_hw: Sequence[tuple[int, int]],
-    num_images: int,
-    num_heads: int,
-    num_points: int,
-) -> tuple[Tensor, ...]:
-    """Table rows of the upper left, upper right, lower left and lower right cell, each (B, Q, M, LP)."""
-    low_x, low_y = low
-    areas = [(h + 3) * (w + 3) for h, w in shapes_hw]
-    num_rows = num_images * sum(areas) * num_heads
-    dtype, device = torch.int32 if num_rows < 2**31 else torch.int64, low_x.device
-    row_step = _constant([(w + 3) * num_heads for _, w in shapes_hw], dtype, device).repeat_interleave(num_points)
-    starts = _constant([sum(areas[:level]) * num_heads for level in range(len(areas))], dtype, device)
-    image_starts = torch.arange(num_images, dtype=dtype, device=device) * (sum(areas) * num_heads)
-    heads = torch.arange(num_heads, dtype=dtype, device=device)[:, None]
-    base = image_starts[:, None, None, None] + heads  # B 1 M 1
-    base = base + (starts.repeat_interleave(num_points) + row_step + num_heads)  # of the cell (0, 0) inside the border
-    upper_left = (low_y.to(dtype) * row_step).add_(low_x.to(dtype).mul_(num_heads)).add_(base)
-    lower_left = upper_left + row_step
-    return upper_left, upper_left + num_heads, lower_left, lower_left + num_heads
-
-
-def as_pairs(shapes: Shapes) -> Sequence[tuple[int, int]]:
-    """Level shapes as pairs of ints; a tensor on a GPU makes the host wait for it."""
-    return [(height, width) for height, width in (shapes.tolist() if isinstance(shapes, Tensor) else shapes)]
-
-
-def sizes_wh(shapes_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """(L, 2): width and height of every level, with the dtype and device of `like`."""
-    return _constant([(w, h) for h, w in shapes_hw], dtype=like.dtype, device=like.device)
-
-
-def _constant(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A small tensor made on the host and sent without waiting for the device."""
-    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+    return sampled_sum(*inputs, shapes_hw).to(value.dtype)

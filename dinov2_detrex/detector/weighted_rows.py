@@ -85,28 +85,47 @@ def sparse_gradients(
         grad: (N, D).
         needs: the table's is needed; the weights' is needed.
     """
-    if type(table) is not Tensor:  # one without data, to plan with
-        return torch.empty_like(table) if needs[0] else None, torch.empty_like(weights) if needs[1] else None
-    grad = grad.contiguous()
-    starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)  # row pointers: K entries per row
-    grad_table = _transposed_product(starts, rows, weights, grad, len(table)) if needs[0] else None
-    grad_weights = _sampled_product(starts, rows, grad, table) if needs[1] else None
-    return grad_table, grad_weights
+    grad_table = transposed_product(rows, weights, grad, len(table)) if needs[0] else None
+    return grad_table, sampled_product(rows, grad, table) if needs[1] else None
 
 
-def _transposed_product(starts: Tensor, rows: Tensor, weights: Tensor, grad: Tensor, height: int) -> Tensor:
-    """(R, D): for every table row the weighted sum of the `grad` rows that used it, once more a bag per row."""
-    arrays = (weights.flatten().numpy(), rows.flatten().numpy(), starts.numpy())
-    users = scipy.sparse.csr_matrix(arrays, shape=(len(rows), height)).tocsc()
+def transposed_product(rows: Tensor, weights: Tensor, grad: Tensor, num_rows: int) -> Tensor:
+    """The table's gradient: for every of its rows the weighted sum of the `grad` rows that used it, once more in bags.
+
+    Args:
+        rows, weights: (N, K), of `sum_rows`.
+        grad: (N, D).
+        num_rows: R, of the table.
+
+    Returns:
+        (R, D).
+    """
+    if _has_no_data(grad):
+        return grad.new_empty(num_rows, grad.shape[1])
+    arrays = (weights.flatten().numpy(), rows.flatten().numpy(), _row_pointers(rows).numpy())
+    users = scipy.sparse.csr_matrix(arrays, shape=(len(rows), num_rows)).tocsc()
     index, offsets, weights = map(torch.from_numpy, (users.indices, users.indptr, users.data))
+    grad = grad.contiguous()
     return F.embedding_bag(index, grad, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def _sampled_product(starts: Tensor, rows: Tensor, grad: Tensor, table: Tensor) -> Tensor:
-    """(N, K): the dot product grad[n] . table[rows[n, k]]."""
+def sampled_product(rows: Tensor, grad: Tensor, table: Tensor) -> Tensor:
+    """The weights' gradient (N, K): the dot products grad[n] . table[rows[n, k]]; arguments as above."""
+    if _has_no_data(grad):
+        return grad.new_empty(rows.shape)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            starts, rows.flatten(), grad.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
-        )
-    return torch.sparse.sampled_addmm(pattern, grad, table.t(), beta=0.0).values().view_as(rows)
+        zeros, shape = grad.new_zeros(rows.numel()), (len(rows), len(table))
+        pattern = torch.sparse_csr_tensor(_row_pointers(rows), rows.flatten(), zeros, shape, check_invariants=False)
+    torch.sparse.sampled_addmm(pattern, grad.contiguous(), table.t(), beta=0.0, out=pattern)
+    return pattern.values().view_as(rows)
+
+
+def _row_pointers(rows: Tensor) -> Tensor:
+    """Where each row's entries begin in a sparse matrix of K entries a row; its length ends them."""
+    return torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype)
+
+
+def _has_no_data(tensor: Tensor) -> bool:
+    """Whether this is one to plan with."""
+    return type(tensor) is not Tensor

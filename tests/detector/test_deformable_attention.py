@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dinov2_detrex.detector import MultiScaleDeformableAttention, multi_scale_deformable_attention, weighted_rows
-from dinov2_detrex.detector.deformable_attention import bilinear_rows, bordered
+from dinov2_detrex.detector.sampled_rows import bilinear_rows, bordered
 
 SHAPES_HW = [(5, 7), (3, 4), (1, 2), (1, 1)]
 
@@ -113,6 +113,33 @@ def test_shapes_may_be_a_tensor_or_pairs():
         multi_scale_deformable_attention(value, SHAPES_HW[:-1], locations, weights)
 
 
+@pytest.mark.parametrize("piece", [1, 60, 216, 300])
+def test_a_sum_in_pieces_is_the_sum_to_the_bit(piece, monkeypatch):
+    value, locations, weights = (x.detach() for x in random_inputs(torch.float32))  # 216 sampling points an image
+    whole = multi_scale_deformable_attention(value, SHAPES_HW, locations, weights)
+    monkeypatch.setattr("dinov2_detrex.detector.sampled_sum.PIECE", piece)
+    with torch.inference_mode():
+        assert torch.equal(multi_scale_deformable_attention(value, SHAPES_HW, locations, weights), whole)
+
+
+def test_points_on_and_beyond_the_border_of_zeros_have_the_gradients_of_grid_sample():
+    """A fresh layer samples whole cells outside of the image, where a step inwards changes something."""
+    shapes_hw = [(3, 3)]
+    value = torch.randn(1, 9, 1, 2, dtype=torch.float64)
+    outside = (torch.tensor([-2.0, -1.5, -1.0, 2.5, 3.0, 3.5, torch.nan], dtype=torch.float64) + 0.5) / 3
+    locations = torch.stack((outside, torch.full_like(outside, 0.5)), -1).view(1, -1, 1, 1, 1, 2)
+    weights = torch.ones(1, len(outside), 1, 1, 1, dtype=torch.float64)
+    found, wanted = (
+        torch.autograd.grad(operator(value, shapes_hw, points, weights).sum(), points)[0]
+        for operator, points in (
+            (multi_scale_deformable_attention, locations.clone().requires_grad_()),
+            (by_grid_sample, locations.nan_to_num(9.0).requires_grad_()),
+        )
+    )
+    torch.testing.assert_close(found[:, :-1], wanted[:, :-1])
+    assert found.isfinite().all() and found[:, 2].any()
+
+
 def test_nan_locations_neither_crash_nor_touch_other_queries():
     value, locations, weights = (x.detach() for x in random_inputs(torch.float32))
     broken = locations.clone()
@@ -187,9 +214,11 @@ def test_wrong_widths_and_references_are_refused():
         layer(query, reference_points=torch.rand(1, 4, 1, 3), spatial_shapes=[(2, 2)])
 
 
+@pytest.mark.parametrize("piece, group", [(2**17, 2**20), (2**17, 1), (60, 1), (60, 2**20), (500, 2**20)])
 @pytest.mark.parametrize("needed", [(True, True, True), (False, True, True), (True, False, False)])
-def test_the_operator_keeps_its_inputs_alone_and_has_the_gradients_of_grid_sample(needed, monkeypatch):
-    monkeypatch.setattr("dinov2_detrex.detector.deformable_attention._images_at_once", lambda attention: 1)
+def test_the_operator_keeps_its_inputs_alone_and_has_the_gradients_of_grid_sample(needed, piece, group, monkeypatch):
+    monkeypatch.setattr("dinov2_detrex.detector.sampled_sum.PIECE", piece)  # an image has 216 sampling points
+    monkeypatch.setattr("dinov2_detrex.detector.sampled_sum.GROUP", group)
     inputs = [x.detach().requires_grad_(need) for x, need in zip(random_inputs(torch.float64), needed)]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):

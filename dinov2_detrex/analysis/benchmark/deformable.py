@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, largest_difference, peak_column
 from dinov2_detrex.detector import weighted_rows
-from dinov2_detrex.detector.deformable_attention import bilinear_rows, bordered
 from dinov2_detrex.detector.deformable_kernel import attend, by_grid_sample, kernel_serves
+from dinov2_detrex.detector.sampled_rows import bilinear_rows, bordered
 
 Operator = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
