@@ -35,11 +35,9 @@ def run(args):
     from dinov2_detrex.config.loading import find_config
     from dinov2_detrex.inference.hub import push_to_hub
     from dinov2_detrex.inference.packaging import make_package, reported_thresholds
-    from dinov2_detrex.inference.runs import Trained, choose_weights, find_run
+    from dinov2_detrex.inference.runs import file_or_choice
 
-    source = find_config(args.config_file)
-    is_file = Path(args.weights).is_file()
-    trained = Trained(Path(args.weights)) if is_file else choose_weights(find_run(source), args.weights)
+    trained = file_or_choice(find_config(args.config_file), args.weights)
     folder = Path(args.out) if args.out else trained.file.parent / "package"
     facts = make_package(
         cfg,

@@ -11,7 +11,7 @@ from detectron2.config import LazyCall, LazyConfig
 from omegaconf import DictConfig, OmegaConf, SCMode
 
 from dinov2_detrex.config.schema import Choice, is_section
-from dinov2_detrex.runtime.files import write_text
+from dinov2_detrex.runtime.files import atomic_write, write_text
 
 
 def write_config(cfg: DictConfig, output_dir: str) -> Path:
@@ -22,10 +22,17 @@ def write_config(cfg: DictConfig, output_dir: str) -> Path:
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
-    """Write a config as it is, the same text whichever engine writes it."""
+    """Write a config as it is, the same text whichever engine writes it.
+
+    What has no name in a module, such as a lambda, cannot be read back from it; then `path` with ".pkl" behind it holds
+    the config as well.
+    """
     with tempfile.TemporaryDirectory() as elsewhere:  # a full disk must not leave half a config
         LazyConfig.save(cfg, f"{elsewhere}/config.yaml")
         text = Path(elsewhere, "config.yaml").read_text(encoding="utf-8")
+        if (pickled := Path(elsewhere, "config.yaml.pkl")).is_file():
+            with atomic_write(f"{path}.pkl") as target:
+                target.write(pickled.read_bytes())
     write_text(path, without_anchors(text))
 
 

@@ -21,7 +21,7 @@ from dinov2_detrex.detector import DINO
 from dinov2_detrex.inference.detections import DEFAULT_THRESHOLD
 from dinov2_detrex.inference.exported import FORMAT
 from dinov2_detrex.inference.predictor import Predictor
-from dinov2_detrex.inference.runs import Trained, choose_weights, find_run
+from dinov2_detrex.inference.runs import file_or_choice
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.packages import EXAMPLES, is_package, read_facts
 
@@ -65,7 +65,7 @@ def open_source(source: str, overrides: Sequence[str] = (), weights: str = "") -
     Args:
         source: a run's folder, a model package, or with `weights` any config.
         overrides: of its config.
-        weights: see `choose_weights`; of a package its own.
+        weights: see `file_or_choice`; of a package its own.
 
     Raises:
         UserError: there is no such detector.
@@ -76,8 +76,7 @@ def open_source(source: str, overrides: Sequence[str] = (), weights: str = "") -
         facts = read_facts(folder)
         examples = sorted((folder / EXAMPLES).glob("*"))
         return Source(folder.resolve().name, Predictor(cfg, folder), mapper_yaml(cfg), facts["thresholds"], examples)
-    given = Path(weights)
-    trained = Trained(given) if given.is_file() else choose_weights(find_run(find_config(source)), weights)
+    trained = file_or_choice(find_config(source), weights)
     predictor = Predictor(cfg, trained.file, trained.averaged or None)
     thresholds = {"default": DEFAULT_THRESHOLD, "by_class": {}}
     return Source(trained.file.resolve().parent.name, predictor, mapper_yaml(cfg), thresholds, [])

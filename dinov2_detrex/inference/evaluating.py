@@ -19,7 +19,7 @@ from dinov2_detrex.data.source import class_names_by_id, is_there, split_path
 from dinov2_detrex.evaluation import COCOEvaluator
 from dinov2_detrex.inference.classes import classes_of_checkpoint
 from dinov2_detrex.inference.exported import open_exported
-from dinov2_detrex.inference.runs import AVERAGED, choose_weights, find_run
+from dinov2_detrex.inference.runs import AVERAGED, file_or_choice
 from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.runtime.packages import is_package, read_checkpoint
 
@@ -115,7 +115,7 @@ def _checkpoint(config_file: Path, choice: str) -> Path:
         return config_file.parent
     if choice == AVERAGED:
         raise UsageError("for averaged weights: --weights final train.model_ema.use_ema_weights_for_eval_only=true")
-    return Path(choice) if Path(choice).is_file() else choose_weights(find_run(config_file), choice).file
+    return file_or_choice(config_file, choice).file
 
 
 def _with_part(data: str) -> str:

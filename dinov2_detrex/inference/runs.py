@@ -60,6 +60,19 @@ def weights_for(config_file: Path, choice: str = "") -> Trained:
     return choose_weights(find_run(config_file), choice)
 
 
+def file_or_choice(config_file: Path, choice: str = "") -> Trained:
+    """The weights that `--weights` names: a file, or `choose_weights` of the run that the config was written by.
+
+    Raises:
+        UserError: the file is not there, the config is no run's, or the run has no such weights.
+    """
+    if Path(choice).is_file():
+        return Trained(Path(choice))
+    if choice not in ("", BEST, FINAL, AVERAGED):
+        raise UserError(f"--weights {choice} does not exist; name a file, or of a run {BEST}, {FINAL} or {AVERAGED}")
+    return choose_weights(find_run(config_file), choice)
+
+
 def find_run(config_file: Path) -> Path:
     """The folder of the run that a config.yaml was written by.
 

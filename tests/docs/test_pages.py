@@ -3,24 +3,33 @@
 import ast
 import functools
 import importlib
+import re
 from pathlib import Path
 
 import pytest
-from fences import DOCS, ROOT, Block, blocks_of, commands_in, pages, reader_environment, run_block
+from fences import DOCS, README, ROOT, Block, blocks_of, commands_in, pages, reader_environment, run_page
 
 from dinov2_detrex import cli
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.recipes import named_recipes
 from dinov2_detrex.data import generate_shapes
 
-QUICK: set[str] = set()  # of the pages with blocks to run; the others take half a minute and more
+MEASURED = ROOT / "benchmarks" / "RESULTS.md"  # a part of the site; its indented commands run for hours
 OURS = ("dinov2_detrex", "detectron2", "detrex")
-ONLY_INSTALLED = {"detectron2.model_zoo"}  # which the slice has not, and the page says so
+NOT_RUN = {  # how a reason begins, why a shown block is not run
+    "installs",  # packages, several GB of them
+    "container",  # Docker is not there
+    "GPUs",  # of which there is none
+    "machines",  # several of them, or a cluster
+    "uploads",  # to an account
+}
 OF_SCRIPTS = {
     "analyze_model": "analyze",
     "benchmark": "benchmark",
     "compare_patch_interpolation": "patches",
+    "compare_recipes": "compare",
     "draw_predictions": "draw",
+    "gpu_check": "benchmark gpu",
     "predict": "predict",
     "train_net": "train",
     "visualize_data": "data show",
@@ -31,26 +40,48 @@ def shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def marked_pages():
-    for page in pages(marked=True):
-        yield pytest.param(page, id=shown(page), marks=[] if page.name in QUICK else [pytest.mark.slow])
-
-
-@pytest.mark.parametrize("page", marked_pages())
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=shown(page)) for page in [*pages(marked=True), README]])
 def test_what_a_page_shows_runs_from_top_to_bottom(page, tmp_path):
     generate_shapes(root=tmp_path / "datasets" / "shapes", num_train=12, num_val=4)
-    environment = reader_environment(tmp_path)
-    for block in blocks_of(page):
-        if block.is_run:
-            run_block(block, tmp_path, environment)
+    if left_out := run_page(page, tmp_path, reader_environment(tmp_path)):
+        pytest.skip(f"the page runs, but for what lacks a package: {', '.join(left_out)}")
+
+
+def test_every_shown_block_is_run_or_says_why_not():
+    blocks = {f"{shown(page)}:{block.line}": block for page in [*pages(), README] for block in blocks_of(page)}
+    programs = {place: block for place, block in blocks.items() if block.language in ("bash", "python")}
+    assert len(programs) > 50
+    assert [place for place, block in programs.items() if block.is_run == ("not run" in block.marks)] == []
+    reasons = {place: block.marks["not run"] for place, block in programs.items() if not block.is_run}
+    assert {place: reason for place, reason in reasons.items() if reason.split(":")[0] not in NOT_RUN} == {}
+
+
+def test_no_command_stands_in_an_indented_block_where_nobody_runs_it():
+    command = re.compile(r" {4}\$? *(dinov2-detrex|python|make|pip) ")
+    lines = {f"{shown(page)}:{number}": line for page in [*pages(), README] for number, line in outside_fences(page)}
+    assert [place for place, line in lines.items() if command.match(line)] == []
+
+
+def outside_fences(page: Path):
+    """(number, text) of the lines of a page that are in none of its fenced blocks."""
+    fenced = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        fenced ^= line.startswith("```")
+        if not fenced:
+            yield number, line
 
 
 def shown_commands():
     """(page and line, words) of every command of this project in a shell block of the documentation."""
-    for page in [*pages(), ROOT / "README.md"]:
+    for page in [*pages(), README]:
         for block in blocks_of(page):
             if block.language == "bash":
                 yield from ((f"{shown(page)}:{block.line}", words) for words in own_commands(block))
+    for number, line in outside_fences(MEASURED):
+        if re.match(r" {4}(python tools/|dinov2-detrex )", line) and "|" not in line:  # a|b: one of these
+            block = Block(number, "bash", line.replace("[", "").replace("]", ""))
+            yield from ((f"{shown(MEASURED)}:{number}", words) for words in own_commands(block))
 
 
 def own_commands(block: Block):
@@ -110,14 +141,54 @@ def python_blocks():
     for page in pages():
         for block in blocks_of(page):
             if block.language == "python":
-                yield pytest.param(block.text, id=f"{shown(page)}:{block.line}")
+                yield pytest.param(block, id=f"{shown(page)}:{block.line}")
 
 
-@pytest.mark.parametrize("text", python_blocks())
-def test_every_python_block_is_python_and_imports_what_is_there(text):
-    for node in ast.walk(ast.parse(text)):
+@pytest.mark.parametrize("block", python_blocks())
+def test_every_python_block_is_python_and_imports_what_is_there(block):
+    tree = ast.parse(block.text)
+    if block.missing:
+        pytest.skip(f"needs {' '.join(block.missing)}")
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
             module = importlib.import_module(node.module)
             for alias in node.names:
-                if f"{node.module}.{alias.name}" not in ONLY_INSTALLED:
-                    getattr(module, alias.name)
+                getattr(module, alias.name)
+
+
+def listed_in_readme() -> tuple[set[str], set[str]]:
+    """(commands, scripts) of the lines `COMMANDS  SCRIPTS  # what for`; "data check, show" are two commands."""
+    commands, scripts = set(), set()
+    (listing,) = (block for block in blocks_of(README) if block.language == "text")
+    for column in (column for line in listing.text.splitlines() for column in re.split("  +", line.split("#")[0])):
+        first, *others = column.split(", ")
+        group = first.split()[:-1]
+        names = {first, *(" ".join([*group, name]) for name in others)} - {""}
+        (scripts if first.endswith(".py") else commands).update(names)
+    return commands, scripts
+
+
+def all_commands(name: str = cli.COMMANDS, above: str = ""):
+    """The full names of all commands, and of the groups that hold them, with True for a group."""
+    package = importlib.import_module(name)
+    for word in cli.subcommands(package):
+        module = f"{name}.{word.replace('-', '_')}"
+        is_group = hasattr(importlib.import_module(module), "__path__")
+        yield f"{above}{word}", is_group
+        if is_group:
+            yield from all_commands(module, f"{above}{word} ")
+
+
+def test_the_readme_lists_every_command_and_every_script_and_no_other():
+    commands, scripts = listed_in_readme()
+    assert scripts == {path.name for path in (ROOT / "tools").glob("*.py")}
+    there = dict(all_commands())
+    assert commands <= set(there)
+    assert [name for name, is_group in there.items() if not is_group and not {name, name.split()[0]} & commands] == []
+
+
+def test_the_page_on_installation_lists_every_extra_and_no_other():
+    rows = re.findall(r"^\| (`.+?`) \|", (DOCS / "install.md").read_text(encoding="utf-8"), re.M)
+    names = [name for row in rows for name in re.findall("`(.+?)`", row)]
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    assert sorted(names) == sorted(re.findall(r"^(\w+) = \[", extras.split("\n[")[0], re.M))

@@ -281,3 +281,11 @@ def test_a_run_that_saved_nothing_has_no_package(tmp_path):
     with pytest.raises(UserError, match="has no model_best.pth.*--weights final"):
         choose_weights(tmp_path, "best")
     assert choose_weights(tmp_path, "a.pth") == Trained(Path("a.pth")) and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["package", "evaluate", "export --to onnx"])
+def test_weights_that_are_no_file_are_said_not_to_exist(command, tmp_path, capsys):
+    name, *flags = command.split()
+    absent = str(tmp_path / "absent.pth")
+    assert run_command(name, [CUSTOM_RECIPE, *TINY_CUSTOM, *flags, "--weights", absent]) == 1
+    assert f"error: --weights {absent} does not exist" in capsys.readouterr().err

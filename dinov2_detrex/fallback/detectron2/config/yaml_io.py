@@ -26,7 +26,8 @@ def save(cfg: DictConfig, filename: str) -> None:
     values = OmegaConf.to_container(copy.deepcopy(cfg), resolve=False, structured_config_mode=SCMode.INSTANTIATE)
     reason = _write_yaml(_name_targets(values), filename)
     if reason:
-        logger.warning("%s cannot be loaded again (%s); %s.pkl holds the config as well", filename, reason, filename)
+        name = pathlib.Path(filename).name
+        logger.warning("%s cannot be loaded again (%s); %s.pkl holds the config as well", name, reason, name)
         _write_pickle(cfg, f"{filename}.pkl")
 
 

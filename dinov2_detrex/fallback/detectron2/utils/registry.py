@@ -32,9 +32,9 @@ def locate(name: str) -> Any:
 def _convert_target_to_string(target: Any) -> str:
     """The shortest "package[.module...].qualname" under which `locate` finds the very same object.
 
-    Falls back to the full name where none does, as for lambdas and objects of a config file.
+    Falls back to the full name where none does, as for lambdas and objects of a config file, whose module is None.
     """
-    parts = target.__module__.split(".")
+    parts = str(target.__module__).split(".")
     candidates = [".".join([*parts[:depth], target.__qualname__]) for depth in range(1, len(parts) + 1)]
     return next((name for name in candidates if _leads_to(name, target)), candidates[-1])
 
