@@ -86,7 +86,8 @@ class _RecomputedSum(torch.autograd.Function):
         inputs = ctx.saved_tensors
         images = max(1, GROUP // max(1, inputs[2][:1].numel()))
         groups = zip(*(tensor.split(images) for tensor in (*inputs, grad)))
-        found = [_gradients(*group, ctx.shapes_hw, needs_value, any(needs_samples)) for group in groups]
+        needs = needs_value, any(needs_samples)
+        found = [_gradients(v, xy, w, g, ctx.shapes_hw, needs) for v, xy, w, g in groups]
         return *(None if grads[0] is None else torch.cat(grads) for grads in zip(*found)), None
 
 
@@ -96,10 +97,13 @@ def _gradients(
     attention: Tensor,
     grad: Tensor,
     shapes_hw: ShapesHW,
-    needs_value: bool,
-    needs_samples: bool,
+    needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of value, locations and attention from that of the sum; None for what is not needed."""
+    """The gradients of value, locations and attention from that of the sum; None for what is not needed.
+
+    `needs` says whether the value's is, and whether one of the others' is.
+    """
+    needs_value, needs_samples = needs
     table, grad = _table(value, shapes_hw), grad.reshape(*attention.shape[:3], -1)  # B Q M Dh
     grad_locations, grad_attention = torch.empty_like(locations), torch.empty_like(attention)
     found = []
@@ -118,4 +122,4 @@ def _gradients(
         rows, weights = map(torch.cat, zip(*found))
         grad_table = transposed_product(rows, weights, grad.flatten(0, 2), table.shape[0] * table.shape[1])
         grad_value = unbordered(grad_table.view(len(value), -1, value[0, 0].numel()), shapes_hw).view_as(value)
-    return grad_value, *((grad_locations, grad_attention) if needs_samples else (None, None))
+    return (grad_value, grad_locations, grad_attention) if needs_samples else (grad_value, None, None)
