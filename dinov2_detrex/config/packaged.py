@@ -61,6 +61,8 @@ TARGETS = {
     "dinov2_detrex.data.TrainLoader",
     "dinov2_detrex.data.coco_dataset_dicts",
     "dinov2_detrex.evaluation.COCOEvaluator",
+    "dinov2_detrex.training.muon.Muon",
+    "dinov2_detrex.training.muon.matrices_apart",
 }
 _CLASS = re.compile(rf"({'|'.join(map(re.escape, CLASSES_OF))})\.[A-Z]\w*", re.ASCII)
 _TARGET = "_target_"
