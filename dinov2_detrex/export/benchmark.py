@@ -92,12 +92,12 @@ def report(
 
 
 def detector(config: str, overrides: Sequence[str], weights: str) -> DINO:
-    """In evaluation mode on the CPU; of a recipe without weights a random one.
+    """In evaluation mode on the CPU; of a recipe, by name or as a file, without weights a random one.
 
     Raises:
         UserError: it is no DINO.
     """
-    if weights or Path(config).exists():
+    if weights or (Path(config).exists() and Path(config).suffix != ".py"):
         return open_source(config, overrides, weights).model
     torch.manual_seed(0)
     with building("model"):

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from dinov2_detrex.cli import run_command
+from dinov2_detrex.commands.benchmark.step import RECIPE
+from dinov2_detrex.export.benchmark import detector
 
 
 @pytest.fixture
@@ -66,6 +68,12 @@ def test_mistake_is_answered_with_one_line(measure, arguments, message):
     status, output, errors = measure(*arguments)
     assert status != 0 and not output
     assert len(errors.splitlines()) == 1 and errors.startswith("error: ") and message in errors
+
+
+@pytest.mark.parametrize("recipe", ["dino_dinov2_tiny_shapes", RECIPE])
+def test_a_recipe_by_name_or_file_is_exported_with_random_weights(recipe):
+    small = ["model.backbone.net.depth=1", "model.transformer.encoder.num_layers=1"]
+    assert not detector(recipe, small, "").training
 
 
 @pytest.mark.slow
