@@ -12,6 +12,7 @@ from dinov2_detrex.runtime.allocations import peak_bytes
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.pretended import OLDEST_TORCH, pretends_here
 from dinov2_detrex.training import batch_size
+from dinov2_detrex.training.muon import hidden_matrices
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.precision import Precision, choose_dtype
 from dinov2_detrex.training.step_memory import StepMemory, largest_batch, step_memory, take_step
@@ -53,7 +54,11 @@ def test_an_average_and_the_optimizers_state_are_counted():
     )
     weights = plain.parts["parameters"]
     assert averaged.peak - plain.peak == pytest.approx(weights, rel=0.05)
-    assert plain.parts["optimizer"] == pytest.approx(2 * weights, rel=0.05)
+    matrices = hidden_matrices(instantiate(load(RECIPE, ["train.device=cpu"]).model))  # one state each, by Muon
+    assert plain.parts["optimizer"] == pytest.approx(2 * weights - 4 * sum(m.numel() for m in matrices), rel=0.05)
+    adamw = ["optimizer._target_=torch.optim.AdamW", "~optimizer.momentum"]
+    by_adamw = step_memory(load(RECIPE, adamw), batch, torch.device("cuda"))
+    assert by_adamw.parts["optimizer"] == pytest.approx(2 * weights, rel=0.05)
 
 
 @pytest.mark.parametrize("usable, images", [(50, 0), (110, 1), (119, 1), (120, 2), (1005, 90), (10**9, 1024)])
