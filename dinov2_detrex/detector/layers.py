@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dinov2_detrex.runtime.compiling import is_traced
 from dinov2_detrex.runtime.values import require_heads, require_share, require_whole
 
 
@@ -89,9 +90,7 @@ class FFN(nn.Module):
 
     def _is_large(self, x: Tensor) -> bool:
         """Whether some rows at a time pay: two linear layers with ReLU, no dropout at work, and many hidden values."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            return False
-        if len(self.layers) != 3:
+        if is_traced() or len(self.layers) != 3:
             return False
         first, _ = self._two_linear()
         plain = isinstance(self.layers.get_submodule("0.1"), nn.ReLU) and first.bias is not None

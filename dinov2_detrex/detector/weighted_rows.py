@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dinov2_detrex.runtime.compiling import is_traced
+
 
 def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """The best form for where this runs. A kernel for another device would be chosen here.
@@ -34,18 +36,15 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         (N, D).
     """
     device = table.device.type
-    if device not in ("cpu", "cuda") or torch.compiler.is_compiling():
-        return sum_rows_gather(table, rows, weights)
-    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # public, but not in torch.jit's __all__
+    if device not in ("cpu", "cuda") or is_traced():
         return sum_rows_gather(table, rows, weights)
     return (sum_rows_sparse if suits_sparse_backward(table) else sum_rows_bag)(table, rows, weights)
 
 
 def suits_sparse_backward(values: Tensor) -> bool:
     """Whether gradients on the CPU are wanted and sparse products are to be had."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]  # is public
-        return False
-    return values.device.type == "cpu" and torch.is_grad_enabled() and torch.backends.mkl.is_available()
+    wanted = torch.is_grad_enabled() and not is_traced()
+    return wanted and values.device.type == "cpu" and torch.backends.mkl.is_available()
 
 
 def sum_rows_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -70,23 +69,9 @@ class _SparseSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         table, rows, weights = ctx.saved_tensors
-        need_table, _, need_weights = ctx.needs_input_grad
-        grad_table, grad_weights = sparse_gradients(table, rows, weights, grad, (need_table, need_weights))
-        return grad_table, None, grad_weights
-
-
-def sparse_gradients(
-    table: Tensor, rows: Tensor, weights: Tensor, grad: Tensor, needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of table and weights from that of the sum, on the CPU; None for what is not needed.
-
-    Args:
-        table, rows, weights: of `sum_rows`.
-        grad: (N, D).
-        needs: the table's is needed; the weights' is needed.
-    """
-    grad_table = transposed_product(rows, weights, grad, len(table)) if needs[0] else None
-    return grad_table, sampled_product(rows, grad, table) if needs[1] else None
+        needs_table, _, needs_weights = ctx.needs_input_grad
+        grad_table = transposed_product(rows, weights, grad, len(table)) if needs_table else None
+        return grad_table, None, sampled_product(rows, grad, table) if needs_weights else None
 
 
 def transposed_product(rows: Tensor, weights: Tensor, grad: Tensor, num_rows: int) -> Tensor:

@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 PARTS = ("backbone", "neck")
 
 
+def is_traced() -> bool:
+    """Whether a compiler or a tracer records what runs now, and wants plain operators."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # is public
+
+
 def compile_parts(model: nn.Module, device: torch.device, option: str) -> None:
     """Have the model's backbone and neck compiled when they first run; names of parameters stay as they are.
 

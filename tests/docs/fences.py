@@ -33,6 +33,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+GENERATED = {"reference/api", "reference/commands", "reference/config", "reference/recipes", "tutorials/notebook"}
 TINY = (  # what makes any recipe small enough for a test, and keeps it from the network
     "train.device=cpu train.max_iter=2 train.log_period=1 train.eval_period=0 train.checkpointer.period=0"
     " schedule.warmup_iters=0 dataloader.train.total_batch_size=2 dataloader.train.num_workers=0"
@@ -125,10 +126,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 def _is_generated(page: Path) -> bool:
     """Whether `make docs` wrote it; in a fresh clone it is not there."""
-    generated = page.parent.name == "reference" and (
-        page.stem in ("commands", "config", "recipes", "api") or "api_" in page.stem
-    )
-    return generated or page.stem == "notebook"
+    name = page.relative_to(DOCS).with_suffix("").as_posix()
+    return name in GENERATED or name.startswith("reference/api_")
 
 
 def pages(marked: bool = False) -> list[Path]:
