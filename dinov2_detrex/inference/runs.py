@@ -48,14 +48,16 @@ def choose_weights(run: Path, choice: str = "") -> Trained:
 
 
 def weights_for(config_file: Path, choice: str = "") -> Trained:
-    """The weights that go with a config: a package's own, or what `file_or_choice` says.
+    """The weights that go with a config: a package's own, a run's as `choose_weights` says, or a file with any.
 
     Raises:
         UserError: there are none.
     """
+    if choice not in ("", BEST, FINAL, AVERAGED):
+        return Trained(Path(choice))
     if is_package(config_file.parent) and not choice:
         return Trained(config_file.parent)
-    return file_or_choice(config_file, choice)
+    return choose_weights(find_run(config_file), choice)
 
 
 def file_or_choice(config_file: Path, choice: str = "") -> Trained:
