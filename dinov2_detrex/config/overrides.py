@@ -1,11 +1,13 @@
 """How `key=value` on the command line changes a config, and how a misspelt key is told from a new one.
 
-The grammar is Hydra's (hydra.cc, "Override grammar"), applied by detectron2's LazyConfig. Before that, every key must
-exist, or be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`. The sections
-whose options are declared (`train`, `schedule`) take no new keys and lose none.
+The grammar is Hydra's (hydra.cc, "Override grammar"), applied by detectron2's LazyConfig; a plain value with characters
+that it does not know, as in the path `photographs#train`, is taken as it stands. Before that, every key must exist, or
+be a parameter that the enclosing `_target_` accepts, or be added on purpose as `+key=value`. The sections whose options
+are declared (`train`, `schedule`) take no new keys and lose none.
 """
 
 import inspect
+import re
 from typing import Any
 
 from detectron2.config import LazyConfig
@@ -27,6 +29,9 @@ from dinov2_detrex.config.schema import (
 )
 from dinov2_detrex.runtime.errors import UsageError, did_you_mean
 
+# begins like a list, a tuple, a dictionary or a quoted text, ends or begins with a blank, or holds a second override
+_NOT_PLAIN = re.compile(r"""^$|^[\[({"'\s]|\s$|\s[\w.]+=""")
+
 
 def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Change `cfg` in place, in order, and return it; of two overrides of a key the last one counts, as in Hydra.
@@ -40,6 +45,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             does not fit; or it adds to or takes from a section whose options are declared.
     """
     for text in overrides:
+        text = _quoted(text)
         override = _parse(text)
         if override.is_delete():
             _delete(cfg, override.key_or_group, text)
@@ -55,6 +61,24 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         except (KeyError, ValueError, HydraException) as error:
             raise UsageError(f"override {text.lstrip('+')!r}: {_first_line(error)}") from error
     return cfg
+
+
+def _quoted(text: str) -> str:
+    """`text` with its value in quotes where the value is plain text that Hydra's grammar cannot read without them."""
+    key, _, value = text.partition("=")
+    if _NOT_PLAIN.search(value) or _parses(text):
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + (end[2] and r"\""), value)
+    quoted = f'{key}="{escaped}"'
+    return quoted if _parses(quoted) else text
+
+
+def _parses(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
 
 
 def _parse(text: str):

@@ -1,9 +1,11 @@
 """Overrides: what Hydra's grammar allows is applied, what nobody can have meant is refused with a hint."""
 
+import re
+
 import pytest
 import torch
 from detectron2.config import LazyCall as L
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -55,6 +57,16 @@ def cfg():
 def test_an_override_of_hydras_grammar_is_applied(cfg, override, key, value):
     apply_overrides(cfg, [override])
     assert OmegaConf.select(cfg, key) == value
+
+
+@given(middle=st.text(st.characters(exclude_characters="$,", exclude_categories=["C", "Z"]) | st.just(" ")))
+@example(middle="photographs#train")
+@example(middle="René's photographs (1)")
+@example(middle='C:\\"x"\\')
+def test_a_path_needs_no_quotes_for_hydras_sake(middle):
+    assume(not re.search(r"\s[\w.]+=", middle))
+    cfg = apply_overrides(OmegaConf.create({"data": {"path": None}}), [f"data.path=./{middle}/images"])
+    assert cfg.data.path == f"./{middle}/images"
 
 
 def test_a_key_is_deleted_with_a_tilde(cfg):
