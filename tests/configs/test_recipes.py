@@ -1,6 +1,8 @@
 """Every recipe loads, instantiates and dumps; one override changes all that follows from it."""
 
+import ast
 import functools
+import re
 
 import pytest
 import torch
@@ -149,6 +151,12 @@ def test_reference_recipe_is_the_published_setting():
     assert (net.model_name, net.patch_size, net.freeze) == ("vit_base_patch14_dinov2.lvd142m", 16, True)
     assert (transformer.encoder.num_layers, transformer.decoder.num_layers, cfg.model.num_queries) == (6, 6, 900)
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.dataloader.train.total_batch_size) == (1e-4, 1e-4, 16)
+
+
+@pytest.mark.parametrize("name", map(marked, RECIPES))
+def test_every_override_that_a_recipe_tells_of_can_be_set_in_it(name):
+    told = re.findall(r"(?:\w+\.)+\w+=[^\s`;)]+", ast.get_docstring(ast.parse((ROOT / name).read_text())))
+    load(str(ROOT / name), told)  # refuses what does not parse and what it does not have
 
 
 def test_get_config_gives_independent_copies_and_lists_what_there_is():

@@ -1,0 +1,15 @@
+"""The tiny detector on the generated clutter with what helped it: the quickstart's optimizer and class weight.
+
+    dinov2-detrex data clutter
+    python tools/train_net.py --config-file projects/dino_dinov2/configs/clutter/dino_dinov2_tiny_plus_clutter.py
+
+The model that it trains is dino_dinov2_tiny_clutter.py's, which it is compared with in benchmarks/RESULTS.md.
+Hardware it is meant for: any CPU.
+"""
+
+from ..shapes.dino_dinov2_tiny_shapes import optimizer
+from .dino_dinov2_tiny_clutter import dataloader, lr_multiplier, model, schedule, train
+
+model.criterion.weight_dict.loss_class = 2.0
+
+train.output_dir = "./output/dino_dinov2_tiny_plus_clutter"
