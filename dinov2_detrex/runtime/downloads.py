@@ -9,6 +9,7 @@ import logging
 import os
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlparse
@@ -102,7 +103,8 @@ def identified(path: Path) -> str:
     files = known_files().values()
     for known in files:
         if known.sha256 and not mismatch(known, sha256, size):
-            return f"{SCHEME}{known.name}, by the {len(known.sha256)} digits of its SHA-256 at {known.sha256_from}"
+            where = f" at {known.sha256_from}" if known.sha256_from else ""
+            return f"{SCHEME}{known.name}, by the {len(known.sha256)} digits of its SHA-256{where}"
     for known in files:
         if known.file_name == path.name:
             return _by_name(known, path, sha256, size)
@@ -186,7 +188,7 @@ def _received(known: KnownFile) -> Iterator[bytes]:
                     done += len(chunk)
                     yield chunk
                     progress.step()
-    except (OSError, ValueError) as error:  # no connection, no such file, a broken transfer
+    except (OSError, ValueError, HTTPException) as error:  # no connection, no such file, a broken transfer
         raise UserError(f"{SCHEME}{known.name} cannot be downloaded from {known.address}: {one_line(error)}") from error
     if announced and done != announced:
         raise UserError(f"{known.address} broke off: {done} bytes came of the {announced} announced; try again")

@@ -44,7 +44,7 @@ class Batches:
     accumulate_steps: int
     processes: int
     repeat_thresh: float | None = None
-    repeat_power: float | None = None
+    repeat_power: float = 0.5
 
     @classmethod
     def of(cls, cfg_loader: DictConfig, options: TrainOptions) -> "Batches":
@@ -52,7 +52,7 @@ class Batches:
         processes, single = comm.get_world_size(), cfg_loader.get("single_gpu_batch_size")
         total = single * processes if single else cfg_loader.get("total_batch_size")
         thresh = cfg_loader.get("repeat_thresh") or None
-        power = cfg_loader.get("repeat_power", 0.5) if thresh else None
+        power = cfg_loader.get("repeat_power", 0.5) if thresh else 0.5  # of no effect without
         return cls(total, options.accumulate.steps, processes, thresh, power)
 
 
