@@ -5,9 +5,11 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from dinov2_detrex.data import DetrDatasetMapper, TrainLoader, augmenting
 from dinov2_detrex.data.augmenting import Picture
+from dinov2_detrex.data.masks import mask_in_box
 from dinov2_detrex.runtime.seeding import seeded
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
@@ -178,3 +180,16 @@ def test_channels_are_swapped_for_bgr(records):
 def test_a_preset_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DetrDatasetMapper([], None, **arguments)
+
+
+def test_a_mask_is_read_in_every_form_that_coco_has():
+    on = np.zeros((6, 8), dtype=np.uint8)
+    on[1:4, 2:5] = 1
+    runs = [13, 3, 3, 3, 3, 3, 20]  # column by column: of 0 and 1 in turn
+    compressed = coco_mask.encode(np.asfortranarray(on))
+    forms = [[[2.0, 1, 5, 1, 5, 4, 2, 4]], {"size": [6, 8], "counts": runs}, compressed]
+    for form in forms:
+        assert mask_in_box(form, (6, 8), (1, 0, 6, 5)).tolist() == (on[0:5, 1:6] * 255).tolist()
+    for nothing in ([], [[1, 2]], {"size": [5, 8], "counts": runs}, "mask"):
+        assert mask_in_box(nothing, (6, 8), (1, 0, 6, 5)) is None
+    assert mask_in_box(compressed, (6, 8), (6, 0, 8, 6)) is None  # no pixel there
