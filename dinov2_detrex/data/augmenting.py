@@ -169,7 +169,7 @@ def _cut_out(picture: Picture, index: int, box: tuple[int, int, int, int], hw: t
     mask = None if outline is None else mask_in_box(outline, picture.hw, box)
     if mask is None:
         return np.ones((*hw, 1), dtype=bool)
-    return np.asarray(Image.fromarray(mask).resize(hw[::-1], Image.Resampling.NEAREST), dtype=bool)[:, :, None]
+    return np.asarray(Image.fromarray(mask).resize((hw[1], hw[0]), Image.Resampling.NEAREST), dtype=bool)[:, :, None]
 
 
 def _uncovered(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
