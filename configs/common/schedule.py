@@ -27,7 +27,7 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_method="linear",
 )
 
-_EPOCH = "${schedule.images_per_epoch},${dataloader.train.total_batch_size}}"
-train.max_iter = "${d2d.iterations:${schedule.epochs}," + _EPOCH
-train.eval_period = "${d2d.iterations:1," + _EPOCH
+_EPOCH = "${schedule.images_per_epoch},${dataloader.train.total_batch_size}"
+train.max_iter = "${d2d.iterations:${schedule.epochs}," + _EPOCH + ",${schedule.min_iters}}"
+train.eval_period = "${d2d.iterations:1," + _EPOCH + ",${d2d.scaled:${schedule.min_iters},0.02}}"
 train.checkpointer.period = "${train.eval_period}"

@@ -76,7 +76,7 @@ class LayerFusion(nn.Module):
     def __init__(self, channels: Sequence[int], how: str, norm: Norm):
         super().__init__()
         if how not in ("sum", "concat"):
-            raise ValueError(f"fusion={how!r} is neither 'sum' nor 'concat'")
+            raise ValueError(f"fusion={how!r} is none of 'sum', 'concat' and 'choice'")
         if how == "sum" and len(set(channels)) > 1:
             raise ValueError(f"fusion='sum' needs maps of equal channels, not {list(channels)}; 'concat' takes them")
         self.norms = nn.ModuleList(get_norm(norm, count) or nn.Identity() for count in channels)
@@ -90,8 +90,25 @@ class LayerFusion(nn.Module):
         return self.projection(torch.cat(normed, dim=1))
 
 
+class LayerChoice(nn.Module):
+    """A map of its own for each level: each normalised.
+
+    Args:
+        channels: of each map, finest level first.
+        norm: see `detectron2.layers.get_norm`.
+    """
+
+    def __init__(self, channels: Sequence[int], norm: Norm):
+        super().__init__()
+        self.norms = nn.ModuleList(get_norm(norm, count) or nn.Identity() for count in channels)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Maps (B, C_i, H, W), each of its own shape again."""
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+
+
 class SimpleFeaturePyramid(Backbone):
-    """Levels at several scales, each computed from the same map of `net`, or from several of its layers fused to one.
+    """Levels at several scales, computed from one map of `net`, from several of its layers fused, or each from its own.
 
     Args:
         net: a `Backbone`; its parameters are found under `net.`.
@@ -103,11 +120,13 @@ class SimpleFeaturePyramid(Backbone):
             any other on the map that its `in_feature` names.
         norm: normalisation of the convolutions, see `detectron2.layers.get_norm`; "" for none (with biases then).
         square_pad: side in pixels of the square that images want to be padded to; 0 for none.
-        fusion: how a list of maps becomes one, see `LayerFusion`: "sum" or "concat"; its parameters are `fusion.`.
+        fusion: how a list of maps is used: "sum" or "concat" makes one of them for all levels, see `LayerFusion`;
+            "choice" takes the i-th for the i-th level, finest first. Its parameters are `fusion.`.
 
     Raises:
         AssertionError: `net` is no `Backbone`, or the strides do not double from level to level.
-        ValueError: `in_feature` or the top block's `in_feature` does not exist; or several have different strides.
+        ValueError: `in_feature` or the top block's `in_feature` does not exist; or several have different strides, or
+            are not as many as the levels that choose among them.
         NotImplementedError: a scale that is not offered.
     """
 
@@ -137,11 +156,12 @@ class SimpleFeaturePyramid(Backbone):
         )
         self.in_feature, self.scale_factors = in_feature, tuple(scale_factors)
         self._stages = []
-        for level_stride, scale in zip(strides, scale_factors):
+        of_levels = _channels_of_levels(channels, len(strides), fusion)
+        for level_stride, scale, own_channels in zip(strides, scale_factors, of_levels, strict=True):
             name = f"simfp_{level_of_stride(level_stride)}"
-            self.add_module(name, build_stage(channels[-1], out_channels, scale, norm))
+            self.add_module(name, build_stage(own_channels, out_channels, scale, norm))
             self._stages.append(name)
-        self.fusion = LayerFusion(channels, fusion, norm or "LN") if len(channels) > 1 else None
+        self.fusion = _fusion(channels, fusion, norm or "LN") if len(channels) > 1 else None
         self.net, self.top_block = net, top_block
         self._set_shapes(strides, out_channels)
         self._size_divisibility = _common_multiple([stride, *self._strides], net.size_divisibility)
@@ -202,11 +222,25 @@ class SimpleFeaturePyramid(Backbone):
         net_features = self.net(x)
         maps = [net_features[name] for name in self._sources]
         source = maps[0] if self.fusion is None else self.fusion(maps)
-        levels = [getattr(self, stage)(source) for stage in self._stages]
+        sources = source if isinstance(source, list) else [source] * len(self._stages)
+        levels = [getattr(self, stage)(own) for stage, own in zip(self._stages, sources, strict=True)]
         if self.top_block is not None:
             known = {None: levels[-1], **dict(zip(self._out_features, levels)), **net_features}
             levels += self.top_block(known[self._top_source])
         return dict(zip(self._out_features, levels, strict=True))
+
+
+def _channels_of_levels(channels: Sequence[int], num_levels: int, fusion: str) -> Sequence[int]:
+    """What each level is made from; ValueError where each has its own map, and there are more or fewer of them."""
+    if len(channels) == 1 or fusion != "choice":
+        return [channels[-1]] * num_levels
+    if len(channels) != num_levels:
+        raise ValueError(f"fusion='choice' takes a map for each of {num_levels} levels, not {len(channels)} maps")
+    return channels
+
+
+def _fusion(channels: Sequence[int], how: str, norm: Norm) -> LayerFusion | LayerChoice:
+    return LayerChoice(channels, norm) if how == "choice" else LayerFusion(channels, how, norm)
 
 
 def _channels_and_stride(net: Backbone, name: str) -> tuple[int, Fraction]:

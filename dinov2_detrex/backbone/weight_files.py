@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dinov2_detrex.runtime import files
+from dinov2_detrex.runtime.downloads import local_file
 from dinov2_detrex.runtime.errors import UserError
 
 WRAPPERS = ("model", "state_dict", "teacher", "module")  # where programs put the state dict of a checkpoint
@@ -17,15 +18,15 @@ class WeightsError(UserError, RuntimeError):
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Name -> tensor of a PyTorch or safetensors file, or of a Hugging Face model folder, on the CPU.
+    """Name -> tensor of a PyTorch or safetensors file, a Hugging Face model folder, or known://NAME, on the CPU.
 
     They are for copying into a model: some stay on the disk until they are used.
 
-
     Raises:
         WeightsError: missing, truncated, no weights file at all, or a pickle that needs more than tensors.
+        UserError: a known file that cannot be had, or is another.
     """
-    file = _find_file(Path(path))
+    file = _find_file(Path(local_file(os.fspath(path))))
     try:
         content = files.read(file, memory_map=True)
     except files.UnreadableFile as error:

@@ -169,7 +169,7 @@ _GIVES_OBJECTS = OnlyTrue("otherwise the mapper leaves out the objects to train 
 _OPTIONAL_RATE = Number(Range(low=0), optional=True)
 # section -> argument -> what it takes
 ARGUMENTS: dict[str, dict[str, Argument]] = {
-    "dataloader.train": _OF_LOADER | {"repeat_thresh": Number(Range(0, 1), optional=True)},
+    "dataloader.train": _OF_LOADER | {"repeat_thresh": Number(Range(0, 1), optional=True), "repeat_power": _FRACTION},
     "dataloader.train.dataset": _OF_DATASET,
     "dataloader.train.mapper": _OF_MAPPER | {"is_train": _GIVES_OBJECTS},
     "dataloader.test": _OF_LOADER,

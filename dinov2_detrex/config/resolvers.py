@@ -23,9 +23,10 @@ def half(value: int) -> int:
     return value // 2
 
 
-def iterations(epochs: float, images_per_epoch: int, total_batch_size: int) -> int:
-    """`${d2d.iterations:epochs,images,batch}`: optimizer steps in that many passes over the images, rounded up."""
-    return math.ceil(epochs * images_per_epoch / total_batch_size)
+def iterations(epochs: float, images_per_epoch: int, total_batch_size: int, fewest: int = 0) -> int:
+    """`${d2d.iterations:epochs,images,batch}`: optimizer steps in that many passes over the images, rounded up; with a
+    fourth number at least that many."""
+    return max(math.ceil(epochs * images_per_epoch / total_batch_size), fewest)
 
 
 def pyramid_levels(patch_size: int, scale_factors, extra_levels: int = 0) -> list[str]:

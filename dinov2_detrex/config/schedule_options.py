@@ -17,6 +17,8 @@ class ScheduleOptions(Section):
     """Passes over the training images; may be a fraction."""
     decay_epoch: int | float = option(SI("${d2d.share:${.epochs},11,12}"), AT_LEAST_0)
     """The learning rate drops to a tenth after this many epochs: 11 of 12."""
+    min_iters: int = option(0, AT_LEAST_0)
+    """A run of fewer iterations is stretched to these, its schedule with it, and evaluated 50 times at most."""
     warmup_iters: int = option(0, AT_LEAST_0)
     """Iterations over which the learning rate rises."""
     images_per_epoch: int = option(120_000, Range(low=1))

@@ -309,7 +309,7 @@ class TrainOptions(Section):
     output_dir: str = option("./output", NotEmpty())
     """The folder of everything that a run writes."""
     init_checkpoint: str = ""
-    """Weights to start from: a file, an URL or detectron2://...; '' = as the model was built."""
+    """Weights to start from: a file, an URL, known://NAME or detectron2://...; '' = as the model was built."""
     max_iter: int = option(90000, AT_LEAST_1)
     """Optimizer steps."""
     amp: AmpOptions = field(default_factory=AmpOptions)

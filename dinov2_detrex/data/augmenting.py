@@ -10,6 +10,7 @@ Ghiasi et al. 2021. Box-keeping crop: Liu et al. 2016 (SSD). The rest are torchv
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from dinov2_detrex.data.masks import mask_in_box
 from dinov2_detrex.runtime.errors import UsageError, did_you_mean
 
 GREY = 114  # of what no picture covers
@@ -32,11 +34,14 @@ class Picture:
         pixels: (H, W, 3), uint8, RGB.
         boxes: (N, 4), float, XYXY in pixels.
         classes: (N,), int.
+        outlines: COCO's segmentation of each object, None where it has none; empty as soon as a step has changed the
+            picture.
     """
 
     pixels: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
+    outlines: Sequence[Any] = ()
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -121,9 +126,10 @@ def mix_up(picture: Picture, draw: DrawPicture) -> Picture:
 
 
 def copy_paste(picture: Picture, draw: DrawPicture, most: int = 3) -> Picture:
-    """Up to `most` boxes out of another picture at random places and 0.5 to 1.5 times their size, with what is in them.
+    """Up to `most` objects out of another picture at random places and 0.5 to 1.5 times their size.
 
-    Objects of which they leave too little are dropped.
+    An object is cut out along its mask where the data have one, else with its box. Those of which the pasted ones leave
+    too little are dropped.
     """
     other = draw()
     chosen = np.random.permutation(len(other.boxes))[:most]
@@ -142,11 +148,28 @@ def _pasted(picture: Picture, other: Picture, index: int) -> Picture:
     piece = Image.fromarray(other.pixels[y0:y1, x0:x1]).resize((width, height), Image.Resampling.BILINEAR)
     y, x = np.random.randint(picture.hw[0] - height + 1), np.random.randint(picture.hw[1] - width + 1)
     pixels = picture.pixels.copy()
-    pixels[y : y + height, x : x + width] = np.asarray(piece)
+    window = pixels[y : y + height, x : x + width]
+    np.copyto(window, np.asarray(piece), where=_cut_out(other, index, (x0, y0, x1, y1), (height, width)))
     box = np.array([[x, y, x + width, y + height]], dtype=np.float64)
     keep = _uncovered(picture.boxes, box[0]) >= MIN_VISIBLE
     boxes, classes = picture.boxes[keep], picture.classes[keep]
     return Picture(pixels, np.concatenate([boxes, box]), np.concatenate([classes, other.classes[index : index + 1]]))
+
+
+def _cut_out(picture: Picture, index: int, box: tuple[int, int, int, int], hw: tuple[int, int]) -> np.ndarray:
+    """(height, width, 1), bool: what belongs to an object in its box, stretched to that size; all of it without a mask.
+
+    Args:
+        picture: the object's.
+        index: of the object.
+        box: XYXY, whole pixels.
+        hw: height and width wanted.
+    """
+    outline = picture.outlines[index] if len(picture.outlines) else None
+    mask = None if outline is None else mask_in_box(outline, picture.hw, box)
+    if mask is None:
+        return np.ones((*hw, 1), dtype=bool)
+    return np.asarray(Image.fromarray(mask).resize((hw[1], hw[0]), Image.Resampling.NEAREST), dtype=bool)[:, :, None]
 
 
 def _uncovered(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -205,31 +228,56 @@ def _crop() -> Step:
     return OfTorchvision(v2.RandomIoUCrop(min_scale=0.4))
 
 
-PRESETS: Mapping[str, Callable[[], Sequence[Step]]] = {
-    "none": lambda: [],
-    "light": lambda: [Sometimes(0.5, _colour(0.6)), Sometimes(0.1, _blur()), Sometimes(0.5, _crop())],
-    "strong": lambda: [
-        Sometimes(0.3, copy_paste),
-        Sometimes(0.4, mosaic),
-        Sometimes(0.15, mix_up),
-        Sometimes(0.8, _colour(1.0)),
-        Sometimes(0.15, _blur()),
-        Sometimes(0.2, _rotation(8.0)),
-        Sometimes(0.5, large_scale_jitter),
-        Sometimes(0.3, _crop()),
-    ],
+STEPS: Mapping[str, Callable[[], Step]] = {  # in the order in which they happen
+    "copy_paste": lambda: copy_paste,
+    "mosaic": lambda: mosaic,
+    "mix_up": lambda: mix_up,
+    "mild_colour": lambda: _colour(0.6),
+    "colour": lambda: _colour(1.0),
+    "blur": _blur,
+    "rotation": lambda: _rotation(8.0),
+    "large_scale_jitter": lambda: large_scale_jitter,
+    "crop": _crop,
+}
+PRESETS: Mapping[str, Mapping[str, float]] = {  # the probability of each step
+    "none": {},
+    "light": {"mild_colour": 0.5, "blur": 0.1, "crop": 0.5},
+    "strong": {
+        "copy_paste": 0.3,
+        "mosaic": 0.4,
+        "mix_up": 0.15,
+        "colour": 0.8,
+        "blur": 0.15,
+        "rotation": 0.2,
+        "large_scale_jitter": 0.5,
+        "crop": 0.3,
+    },
 }
 
 
-def preset(name: str) -> Sequence[Step]:
+def preset(name: str, changes: Mapping[str, float] | None = None) -> Sequence[Step]:
     """The steps of a preset.
 
+    Args:
+        name: of `PRESETS`.
+        changes: the probability of a step of `STEPS`, over the preset's; 0 for never.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no preset or step of that name, or a probability is none.
     """
     if name not in PRESETS:
         raise UsageError(f"mapper.preset={name!r}: there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
-    return PRESETS[name]()
+    for step, p in (changes or {}).items():
+        _check_step(step, p)
+    odds = {**PRESETS[name], **(changes or {})}
+    return [Sometimes(odds[step], build()) for step, build in STEPS.items() if odds.get(step)]
+
+
+def _check_step(step: str, p: Any) -> None:
+    if step not in STEPS:
+        raise UsageError(f"mapper.step_probabilities: no step {step!r}; the steps are {', '.join(STEPS)}")
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        raise UsageError(f"mapper.step_probabilities.{step}={p!r} must be a number from 0 to 1")
 
 
 def apply(steps: Sequence[Step], picture: Picture, draw: DrawPicture) -> Picture:

@@ -70,9 +70,9 @@ def repeated_stream(factors: np.ndarray, seed: int) -> Iterator[Sample]:
         position += len(order)
 
 
-def repeat_factors(records: Records, threshold: float) -> np.ndarray:
+def repeat_factors(records: Records, threshold: float, power: float = 0.5) -> np.ndarray:
     """(N,) repeat factors of at least 1, as detectron2 counts them: of an image, that of its rarest class, sqrt(t / f)
-    for a class in a fraction f of the images below t.
+    for a class in a fraction f of the images below t; with another power (t / f)^power.
 
     Raises:
         UsageError: the records have no annotations.
@@ -81,7 +81,7 @@ def repeat_factors(records: Records, threshold: float) -> np.ndarray:
     if any(record["annotations"] is None for record in annotated):
         raise UsageError(f"dataloader.train.repeat_thresh={threshold}: the records have no annotations to count")
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)
-    factors = np.asarray(factors, dtype=float)
+    factors = np.asarray(factors, dtype=float) ** (2 * power)
     logger.info(
         "repeat-factor sampling: %d of %d images come more than once in an epoch, up to %.3g times, which makes an "
         "epoch of about %d images",
@@ -187,6 +187,8 @@ class TrainLoader:
         seed: of the order where none is asked for; None draws one.
         repeat_thresh: shows images with rare classes more often, in place of a sampler: a class in less than this
             fraction of the images counts as rare, see `repeat_factors`. 0 or None for none.
+        repeat_power: how often: 0.5 is LVIS's square root; 1 balances the classes, an image of a rare one comes as
+            often as if its class were in that fraction of the images.
         drop_last: of no effect, since the batches never end; detectron2's loader takes it.
         torch_options: go to `torch.utils.data.DataLoader`.
 
@@ -209,6 +211,7 @@ class TrainLoader:
         seed: int | None = None,
         drop_last: bool = True,
         repeat_thresh: float | None = None,
+        repeat_power: float = 0.5,
         **torch_options: Any,
     ):
         unknown = sorted(set(torch_options) - set(inspect.signature(DataLoader).parameters))
@@ -226,8 +229,8 @@ class TrainLoader:
         if repeat_thresh and (sampler is not None or not has_index):
             other = "a sampler" if sampler is not None else "an iterable data set"
             raise UsageError(f"dataloader.train.repeat_thresh={repeat_thresh} and {other} both say the order; take one")
-        require_share("TrainLoader", repeat_thresh=repeat_thresh or 0.0)
-        self._factors = repeat_factors(dataset, repeat_thresh) if repeat_thresh and has_index else None
+        require_share("TrainLoader", repeat_thresh=repeat_thresh or 0.0, repeat_power=repeat_power)
+        self._factors = repeat_factors(dataset, repeat_thresh, repeat_power) if repeat_thresh and has_index else None
         self._buckets = orientations(dataset) if aspect_ratio_grouping and has_index else None
         self.records = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
 

@@ -8,7 +8,7 @@ it; box coordinates that are integers in the JSON are not truncated by resizing;
 import copy
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,12 +52,14 @@ class DetrDatasetMapper:
             Mosaic, mix-up and copy-paste take their other pictures from the data set, where the loader maps by
             `map_sample`, and from the record itself otherwise.
         preset_epochs: the preset ends after so many passes over the data; None: never.
+        step_probabilities: of single steps, over those of the preset, e.g. {"mosaic": 0.5, "rotation": 0}; the names
+            are those of `augmenting.STEPS`.
 
     Augmentations of the lists see the image alone, not its boxes, and draw from numpy's global generator.
 
     Raises:
         ValueError: another `mask_format`.
-        UsageError: an unknown preset, or one beside masks, grey images or `is_train=False`.
+        UsageError: an unknown preset or step, or one beside masks, grey images or `is_train=False`.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class DetrDatasetMapper:
         recompute_boxes: bool = False,
         preset: str = "none",
         preset_epochs: float | None = None,
+        step_probabilities: Mapping[str, float] | None = None,
     ):
         if mask_format not in ("polygon", "bitmask"):
             raise ValueError(f"mask_format={mask_format!r} must be 'polygon' or 'bitmask'")
@@ -82,7 +85,9 @@ class DetrDatasetMapper:
         self.mask_format = mask_format
         self.recompute_boxes = recompute_boxes
         self.preset, self.preset_epochs = preset, preset_epochs
-        self._steps = [] if preset == "none" else _steps_of(preset, is_train, mask_on, img_format)
+        self._steps = augmenting.preset(preset, step_probabilities)
+        if self._steps:
+            _check_goes_with(preset, is_train, mask_on, img_format)
         logger.info("augmentations: %s, with crop: %s", self.augmentation, self.augmentation_with_crop)
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -197,15 +202,13 @@ def _require_masks(annotations: list[dict], mask_format: str, file_name: str) ->
             raise DatasetError(f"{where} has an RLE mask: set dataloader.train.mapper.mask_format=bitmask")
 
 
-def _steps_of(preset: str, is_train: bool, mask_on: bool, img_format: str) -> Sequence[augmenting.Step]:
-    """The steps of a preset; UsageError for what a preset does not go with."""
-    steps = augmenting.preset(preset)
+def _check_goes_with(preset: str, is_train: bool, mask_on: bool, img_format: str) -> None:
+    """UsageError for what a preset does not go with."""
     clashes = {"is_train=False": not is_train, "mask_on=True": mask_on, f"img_format={img_format}": img_format == "L"}
     for clash in (text for text, given in clashes.items() if given):
         raise UsageError(
             f"mapper.preset={preset} does not go with {clash}: presets change pictures in colour and boxes"
         )
-    return steps
 
 
 def _read(record: dict, img_format: str) -> np.ndarray:
@@ -221,7 +224,8 @@ def _picture_of(record: dict) -> augmenting.Picture:
     objects = [annotation for annotation in record.get("annotations", []) if annotation.get("iscrowd", 0) == 0]
     boxes = [BoxMode.convert(list(map(float, a["bbox"])), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
     classes = np.array([a["category_id"] for a in objects], dtype=np.int64)
-    return augmenting.Picture(pixels, np.array(boxes, dtype=np.float64).reshape(-1, 4), classes)
+    outlines = [annotation.get("segmentation") for annotation in objects]
+    return augmenting.Picture(pixels, np.array(boxes, dtype=np.float64).reshape(-1, 4), classes, outlines)
 
 
 def _annotations_of(picture: augmenting.Picture) -> list[dict]:

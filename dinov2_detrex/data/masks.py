@@ -7,6 +7,7 @@ column by column}, its counts a list or pycocotools' compressed text.
 import math
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
 _LARGEST_MASK = 2**32  # pycocotools counts pixels in 32 bits
@@ -57,3 +58,18 @@ def box_of_segmentation(segmentation: list[Any] | dict[str, Any], image_hw: tupl
     x, y, width, height = coco_mask.toBbox(rle).tolist()
     inside = 0 <= x <= x + width <= image_hw[1] and 0 <= y <= y + height <= image_hw[0]
     return [x, y, width, height] if inside else None
+
+
+def mask_in_box(segmentation: Any, image_hw: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray | None:
+    """(y1 - y0, x1 - x0), uint8: 255 on the object, in the window `box`, XYXY in whole pixels; None where the
+    segmentation is of another image size, no sound one, or leaves no pixel there."""
+    rle: Any = segmentation  # of a kind that the stubs do not know
+    if isinstance(segmentation, list) and segmentation and all(map(is_polygon, segmentation)):
+        rle = coco_mask.merge(coco_mask.frPyObjects(rle, *image_hw))
+    elif not isinstance(segmentation, dict) or tuple(segmentation.get("size", ())) != image_hw:
+        return None
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(rle, *image_hw)
+    x0, y0, x1, y1 = box
+    mask = np.ascontiguousarray(coco_mask.decode(rle)[y0:y1, x0:x1]) * np.uint8(255)
+    return mask if mask.any() else None

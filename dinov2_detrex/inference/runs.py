@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinov2_detrex.runtime.downloads import local_file
 from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.packages import CONFIG, is_package
 from dinov2_detrex.training.checkpoint import RunCheckpoints
@@ -54,7 +55,7 @@ def weights_for(config_file: Path, choice: str = "") -> Trained:
         UserError: there are none.
     """
     if choice not in ("", BEST, FINAL, AVERAGED):
-        return Trained(Path(choice))
+        return Trained(Path(local_file(choice)))
     if is_package(config_file.parent) and not choice:
         return Trained(config_file.parent)
     return choose_weights(find_run(config_file), choice)
@@ -66,6 +67,7 @@ def file_or_choice(config_file: Path, choice: str = "") -> Trained:
     Raises:
         UserError: the file is not there, the config is no run's, or the run has no such weights.
     """
+    choice = local_file(choice)
     if Path(choice).is_file():
         return Trained(Path(choice))
     if choice not in ("", BEST, FINAL, AVERAGED):

@@ -15,6 +15,7 @@ from dinov2_detrex.backbone.adapters import with_adapters_of
 from dinov2_detrex.backbone.param_groups import part_of_model
 from dinov2_detrex.data.registration import class_names_of
 from dinov2_detrex.runtime.errors import UserError
+from dinov2_detrex.runtime.known_weights import classes_of_known
 from dinov2_detrex.training.transfer import Fate, Known, transfer
 from dinov2_detrex.training.weights import CONSTANTS, MATCH_ENDINGS, load_what_fits
 
@@ -35,11 +36,12 @@ def load_init_checkpoint(
     Args:
         model: its attribute `class_dependent`, if it has one, names the submodules with a row for each class; those of
             detectron2's R-CNNs are known.
-        path: a file, a model package, an URL, or "" for none.
+        path: a file, a model package, an URL, known://NAME, or "" for none.
         classes: gives the names, in order, of the classes that the model is to be trained on. Where the file was
             trained on others, even as many, the rows of those of the same name are taken, and the others stay as they
             were built. Without names, on one of the two sides, rows go by number where both have as many.
-        classes_of: a registered data set whose classes are the file's, which does not name them itself.
+        classes_of: a registered data set whose classes are the file's, which does not name them itself; "" takes what
+            the table of known files says.
         levels: see `train.init_levels`.
 
     Returns:
@@ -55,7 +57,7 @@ def load_init_checkpoint(
 
     def fitting(state: dict[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Tensor]:
         state = dict(with_adapters_of(model.state_dict(), state))
-        in_file = _classes_in_file(rest, classes_of)
+        in_file = _classes_in_file(rest, classes_of, classes_of_known(path))
         known = Known(in_file, list(classes()) if in_file else (), list(levels), class_dependent.keys())
         fates = transfer(model, state, known)
         _report(path, state, fates, known)
@@ -88,11 +90,11 @@ def class_dependent_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _classes_in_file(rest: Mapping[str, Any], classes_of: str) -> list[str]:
-    """The names in the file, or of the data set that stands for them."""
+def _classes_in_file(rest: Mapping[str, Any], classes_of: str, published: str = "") -> list[str]:
+    """The names in the file, or of the data set that stands for them: the given one, or the published one."""
     named = list((rest.get("metadata") or {}).get("thing_classes") or [])
     if not classes_of:
-        return named
+        return named or (class_names_of(published) if published else [])
     known = class_names_of(classes_of)
     if not known:
         raise UserError(f"train.init_classes_of={classes_of} is no data set with known classes, as coco_2017_train is")

@@ -44,19 +44,23 @@ class Batches:
     accumulate_steps: int
     processes: int
     repeat_thresh: float | None = None
+    repeat_power: float = 0.5
 
     @classmethod
     def of(cls, cfg_loader: DictConfig, options: TrainOptions) -> "Batches":
         """Those of a config's `dataloader.train`, in this run's processes."""
         processes, single = comm.get_world_size(), cfg_loader.get("single_gpu_batch_size")
         total = single * processes if single else cfg_loader.get("total_batch_size")
-        return cls(total, options.accumulate.steps, processes, cfg_loader.get("repeat_thresh") or None)
+        thresh = cfg_loader.get("repeat_thresh") or None
+        power = cfg_loader.get("repeat_power", 0.5) if thresh else 0.5  # of no effect without
+        return cls(total, options.accumulate.steps, processes, thresh, power)
 
 
 _KEYS = {
     "total_batch_size": "dataloader.train.total_batch_size",
     "accumulate_steps": "train.accumulate.steps",
     "repeat_thresh": "dataloader.train.repeat_thresh",
+    "repeat_power": "dataloader.train.repeat_power",
     "processes": "processes (--num-gpus x --num-machines)",
 }
 

@@ -14,6 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from dinov2_detrex.runtime.downloads import local_file
 from dinov2_detrex.runtime.errors import UserError, one_line
 from dinov2_detrex.runtime.packages import read_checkpoint, weights_path
 
@@ -39,7 +40,7 @@ def load_all(model: nn.Module, path: str, averaged: bool = False) -> dict[str, A
 
     Args:
         model: to load into.
-        path: a file of any form that `runtime.files` reads, a model package, or an URL.
+        path: a file of any form that `runtime.files` reads, a model package, an URL, or known://NAME.
         averaged: take the file's averaged weights (`ema_state`). Without it they are left alone, and the log says so.
 
     Returns:
@@ -86,9 +87,10 @@ def load_what_fits(model: nn.Module, path: str, fitting: Fitting | None = None) 
 
 
 def _file_of(path: str) -> str:
-    """The path with the weights' file in place of a model package's folder."""
+    """The path with a package's weights in place of its folder, and the cached file in place of a known name."""
     local, mark, query = path.partition("?")
-    return path if "://" in path else f"{weights_path(local)}{mark}{query}"
+    local = local_file(local)
+    return f"{local if '://' in local else weights_path(local)}{mark}{query}"
 
 
 def _load(checkpointer: "_Checkpointer", path: str) -> dict[str, Any]:

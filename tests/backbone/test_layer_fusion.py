@@ -50,11 +50,21 @@ def test_a_list_of_one_is_that_layer_with_its_state_dict():
         assert all(torch.equal(a, b) for a, b in zip(plain(x).values(), listed(x).values(), strict=True))
 
 
+def test_by_choice_every_level_is_made_from_its_own_layer_alone():
+    model, x = pyramid(["p2", "p0"], fusion="choice"), random_images(2, 3, 112, 56)
+    with torch.no_grad():
+        maps, levels = model.net(x), model(x)
+        for level, stage, source, norm in zip(("p3", "p4"), ("simfp_3", "simfp_4"), ("p2", "p0"), model.fusion.norms):
+            wanted = getattr(model, stage)(layer_normed(maps[source], norm))
+            torch.testing.assert_close(levels[level], wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "in_feature, fusion, message",
     [
         (["p0", "p7"], "sum", "'p7' is not an output of net; there are: p0, p1, p2"),
         (["p0", "p2"], "product", "'product'"),
+        (["p0", "p1", "p2"], "choice", "a map for each of 2 levels, not 3 maps"),
     ],
 )
 def test_layers_that_there_are_not_are_refused(in_feature, fusion, message):

@@ -21,6 +21,15 @@ def assert_same_weights(backbone: torch.nn.Module, other: torch.nn.Module) -> No
         assert torch.equal(a, b), name
 
 
+def test_a_known_name_is_its_file(tmp_path, monkeypatch):
+    source = tiny_vit(PLAIN)
+    torch.save(source.vit.state_dict(), tmp_path / "tiny.pth")
+    (tmp_path / "own.csv").write_text(f"name,kind,address\ntiny,backbone,{(tmp_path / 'tiny.pth').as_uri()}\n")
+    monkeypatch.setenv("DINOV2_DETREX_KNOWN_WEIGHTS", str(tmp_path / "own.csv"))
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    assert_same_weights(load("known://tiny"), source)
+
+
 @pytest.mark.parametrize("name", [PLAIN, REGISTERS, DINOV3])
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped", "half"])
 def test_timm_file_loads_whatever_its_container(name, kind, tmp_path):

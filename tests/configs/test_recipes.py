@@ -139,6 +139,16 @@ def test_epochs_and_batch_size_give_the_iterations():
     assert (multiplier(0.83), multiplier(0.84)) == (1.0, pytest.approx(0.1))
 
 
+def test_a_run_on_few_images_is_stretched_and_its_schedule_with_it():
+    few = ["schedule.images_per_epoch=200", "schedule.min_iters=3000"]
+    cfg = LazyConfig.apply_overrides(_load(B_12EP), few)
+    assert (cfg.train.max_iter, cfg.train.eval_period) == (3_000, 60)  # 12 epochs are 150
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert (multiplier(0.91), multiplier(0.92)) == (1.0, pytest.approx(0.1))
+    cfg = LazyConfig.apply_overrides(_load(B_12EP), ["schedule.min_iters=3000"])
+    assert (cfg.train.max_iter, cfg.train.eval_period) == (90_000, 7_500)
+
+
 def test_class_count_is_one_override():
     model = _build_model(LazyConfig.apply_overrides(_load(B_12EP), ["model.num_classes=7"]))
     assert model.class_embed[0].out_features == 7 and model.criterion.num_classes == 7

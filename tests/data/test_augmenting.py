@@ -5,9 +5,11 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from dinov2_detrex.data import DetrDatasetMapper, TrainLoader, augmenting
 from dinov2_detrex.data.augmenting import Picture
+from dinov2_detrex.data.masks import mask_in_box
 from dinov2_detrex.runtime.seeding import seeded
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
@@ -91,6 +93,30 @@ def test_a_preset_takes_any_picture_and_leaves_its_long_side(name):
                 assert max(after.hw) == max(start.hw) and min(after.hw) > 4 and after.boxes.shape[1] == 4
 
 
+def test_a_pasted_object_with_a_mask_leaves_the_ground_around_it():
+    ground = Picture(np.zeros((60, 90, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, np.int64))
+    triangle = [[10.0, 10, 30, 10, 10, 30]]
+    white = np.full((60, 90, 3), 255, np.uint8)
+    for outline, low, high in ((triangle, 0.4, 0.6), (None, 0.99, 1.0)):
+        other = Picture(white, np.array([[10.0, 10, 30, 30]]), np.array([3]), [outline])
+        with seeded(2):
+            pasted = augmenting.copy_paste(ground, lambda other=other: other)
+        x0, y0, x1, y1 = pasted.boxes[0].astype(int)
+        assert pasted.classes.tolist() == [3] and low < (pasted.pixels[y0:y1, x0:x1] > 0).mean() <= high
+        assert (pasted.pixels > 0).sum() == (pasted.pixels[y0:y1, x0:x1] > 0).sum()
+
+
+def test_a_step_is_added_to_a_preset_or_left_out_of_it(records):
+    off = {name: 0 for name in augmenting.PRESETS["strong"]}
+    assert_same(batches(records, 3, preset="strong", step_probabilities=off), batches(records, 3))
+    with seeded(0):
+        (only,) = augmenting.preset("none", {"mosaic": 1.0})
+        after = only(picture(1), drawer())
+    with seeded(0):
+        np.random.rand()
+        assert np.array_equal(after.pixels, augmenting.mosaic(picture(1), drawer()).pixels)
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("pictures"), []
@@ -146,8 +172,24 @@ def test_channels_are_swapped_for_bgr(records):
         ({"preset": "light", "mask_on": True}, "mask_on=True"),
         ({"preset": "light", "img_format": "L"}, "img_format=L"),
         ({"preset": "light", "is_train": False}, "is_train=False"),
+        ({"step_probabilities": {"mosiac": 0.5}}, "no step 'mosiac'; the steps are copy_paste, mosaic"),
+        ({"step_probabilities": {"mosaic": 1.5}}, "step_probabilities.mosaic=1.5 must be a number from 0 to 1"),
+        ({"step_probabilities": {"mosaic": 0.5}, "mask_on": True}, "mask_on=True"),
     ],
 )
 def test_a_preset_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DetrDatasetMapper([], None, **arguments)
+
+
+def test_a_mask_is_read_in_every_form_that_coco_has():
+    on = np.zeros((6, 8), dtype=np.uint8)
+    on[1:4, 2:5] = 1
+    runs = [13, 3, 3, 3, 3, 3, 20]  # column by column: of 0 and 1 in turn
+    compressed = coco_mask.encode(np.asfortranarray(on))
+    forms = [[[2.0, 1, 5, 1, 5, 4, 2, 4]], {"size": [6, 8], "counts": runs}, compressed]
+    for form in forms:
+        assert mask_in_box(form, (6, 8), (1, 0, 6, 5)).tolist() == (on[0:5, 1:6] * 255).tolist()
+    for nothing in ([], [[1, 2]], {"size": [5, 8], "counts": runs}, "mask"):
+        assert mask_in_box(nothing, (6, 8), (1, 0, 6, 5)) is None
+    assert mask_in_box(compressed, (6, 8), (6, 0, 8, 6)) is None  # no pixel there

@@ -24,6 +24,7 @@ from dinov2_detrex.data.loader import (
     build_train_loader,
     grouped,
     name_own_loader,
+    repeat_factors,
     repeated_stream,
     shuffled_stream,
 )
@@ -209,6 +210,12 @@ def test_images_with_rare_classes_come_as_often_as_detectron2s_sampler_shows_the
         assert theirs[index] / epochs == pytest.approx(1.3 * factor, rel=0.15)
 
 
+def test_with_power_one_a_class_comes_as_often_as_one_at_the_threshold():
+    factors = repeat_factors(labelled(), 0.9, 1.0)
+    assert sorted(set(factors.tolist())) == [1.0, pytest.approx(9.0)]  # 0.9 / 0.1, in a tenth of the images
+    assert repeat_factors(labelled(), 0.9, 0.0).tolist() == [1.0] * len(factors)
+
+
 @pytest.mark.parametrize("options", [{}, {"num_processes": 2, "rank": 1}, {"micro_batches": 2}], ids=str)
 @pytest.mark.parametrize("grouping", [True, False])
 def test_repeated_images_go_on_exactly_after_a_stop(grouping, options):
@@ -231,6 +238,7 @@ REFUSED = {
     "an iterable": ({"dataset": L(lambda: NumbersForever())(), "mapper": None}, "and an iterable data set"),
     "no annotations": ({"dataset": L(records)(count=13)}, "the records have no annotations to count"),
     "more than all": ({"repeat_thresh": 1.5}, "repeat_thresh"),
+    "more than balanced": ({"repeat_power": 1.5}, "repeat_power"),
 }
 
 

@@ -22,6 +22,7 @@ NOT_RUN = {  # how a reason begins, why a shown block is not run
     "GPUs",  # of which there is none
     "machines",  # several of them, or a cluster
     "uploads",  # to an account
+    "downloads",  # of published files
 }
 OF_SCRIPTS = {
     "analyze_model": "analyze",

@@ -207,3 +207,23 @@ def test_rows_go_where_they_are_said_to_go(data, groups, per_thing, left_over):
                 assert value[place] == wanted
     if left_over:
         assert value[-1] == given_[-1]
+
+
+def test_a_known_name_is_a_start_whose_classes_are_published(tmp_path, monkeypatch, caplog):
+    source = detector(1, num_classes=80)
+    checkpoint.write(tmp_path / "web/tiny.pth", {"model": source.state_dict()})
+    row = f"tiny,detector,coco_2017_train,{(tmp_path / 'web/tiny.pth').as_uri()}"
+    (tmp_path / "own.csv").write_text(f"name,kind,classes,address\n{row}\n")
+    monkeypatch.setenv("DINOV2_DETREX_KNOWN_WEIGHTS", str(tmp_path / "own.csv"))
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    model = detector(num_classes=2)
+    with caplog.at_level("INFO", logger="dinov2_detrex"):
+        load_init_checkpoint(model, "known://tiny", lambda: ["newt", "dog"])
+    assert "known://tiny: " in caplog.text and "classes: 1 of 2 by name [dog]; as built [newt]" in caplog.text
+    dog = source.state_dict()["class_embed.0.weight"][16]  # COCO's 17th class
+    assert torch.equal(model.state_dict()["class_embed.0.weight"][1], dog)
+
+
+def test_an_unknown_name_says_which_option_it_was_given_to():
+    with pytest.raises(UserError, match="^train.init_checkpoint=known://tinny is no known file of weights"):
+        load_init_checkpoint(detector(), "known://tinny")

@@ -14,7 +14,8 @@ classes. Or JSONs in COCO's form, four paths:
 Classes, their number and the length of an epoch come from the training data; any category ids will do, and the COCO
 table and the predictions carry them. The data are checked first. `train.init_checkpoint=` a detector trained on other
 classes starts from all of its weights, by class name where there is a row for each. For few images, or rare classes:
-`model.backbone.net.freeze=lora` (adapters), `dataloader.train.repeat_thresh=0.1` (repeat-factor sampling).
+`schedule.min_iters=3000` (no shorter run), `model.backbone.net.freeze=lora` (adapters),
+`dataloader.train.repeat_thresh=0.1` (repeat-factor sampling).
 
 Hardware it is meant for: one GPU with 12 GB or more. Not yet trained.
 """

@@ -1,0 +1,1 @@
+"""Published weights, known by name: show, download and check them."""
