@@ -11,6 +11,7 @@ from made_package import make_package
 from PIL import Image
 
 from dinov2_detrex.cli import run_command
+from dinov2_detrex.export.formats import MISSING
 from dinov2_detrex.export.onnx_file import exports_here
 from dinov2_detrex.inference import Predictor
 from dinov2_detrex.inference.exported import open_exported
@@ -108,9 +109,10 @@ def test_a_file_that_exists_is_not_overwritten_and_formats_that_cannot_be_made_a
     package, picture = str(made[0]), str(made[1])
     assert run_command("export", [package, "--to", "onnx", "--out", str(exported)]) == 1
     assert "exists" in capsys.readouterr().err
-    for name, words in (("tensorrt", "trtexec"), ("onx", "did you mean onnx"), ("coreml", "coremltools")):
+    for name, words in (*MISSING.items(), ("tensorrt", "trtexec"), ("onx", "did you mean onnx")):
         assert run_command("export", [package, "--to", name]) == 2
-        assert words in capsys.readouterr().err
+        line = capsys.readouterr().err
+        assert name in line and words in line and len(line.splitlines()) == 1
     assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", picture]) == 2
     assert "--data" in capsys.readouterr().err
     assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", picture]) == 2
