@@ -74,9 +74,11 @@ def read_picture(image: str | None) -> bytes:
         draw_image(np.random.default_rng(0), PICTURE_PX)[0].save(file, "JPEG")
         return file.getvalue()
     try:
-        return Path(image).read_bytes()
-    except OSError as error:
-        raise UserError(f"{image} cannot be read: {one_line(error)}") from error
+        content = Path(image).read_bytes()
+        Image.open(io.BytesIO(content)).verify()
+    except Exception as error:  # damaged pictures fail in any way
+        raise UserError(f"{image} cannot be read as a picture: {one_line(error)}") from error
+    return content
 
 
 @contextlib.contextmanager
@@ -150,7 +152,7 @@ def directly(predictor: Predictor, picture: bytes) -> Callable[[], int]:
 def load(make_client: Callable[[], Callable[[], int]], number: int, seconds: float) -> Answers:
     """What so many clients at once got, each after a first request that does not count."""
     answers: Answers = []
-    ready = threading.Barrier(number)
+    ready = threading.Barrier(number, timeout=ANSWER_S)
 
     def run() -> None:
         send = make_client()

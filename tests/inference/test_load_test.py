@@ -47,9 +47,11 @@ def test_a_client_whom_nobody_answers_goes_on():
     assert [client(), client()] == [0, 0]
 
 
-def test_a_picture_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="absent.png cannot be read"):
-        read_picture(str(tmp_path / "absent.png"))
+def test_what_is_no_picture_is_one_line(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("absent.png", "text.png"):
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
+            read_picture(str(tmp_path / name))
 
 
 def test_a_server_that_does_not_start_is_one_line(tmp_path):
