@@ -60,10 +60,23 @@ class GatheringAttention(nn.Module):
         sizes_wh = sizes_tensor(spatial_shapes)
         locations = self._locations(moved, reference_points, sizes_wh)
         weights = self.attention_weights(moved).unflatten(-1, (self.num_heads, -1)).softmax(-1)  # B Q M LP
-        rows, shares = corner_rows(locations, spatial_shapes, sizes_wh)
-        table = corner_table(values.unflatten(-1, (self.num_heads, -1)), spatial_shapes)
-        sampled = weighted_rows(table, rows, weights[..., None] * shares)
+        values = values.unflatten(-1, (self.num_heads, -1))
+        sampled = weighted_rows(*self.table_and_rows(values, locations, weights, spatial_shapes, sizes_wh))
         return query + self.output_proj(sampled.view(query.shape[0], -1, query.shape[2]))
+
+    def table_and_rows(
+        self, values: Tensor, locations: Tensor, weights: Tensor, shapes_hw: Shapes, sizes_wh: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `weighted_rows` takes.
+
+        Args:
+            values: (B, S, M, Dh).
+            locations: (B, Q, M, L, P, 2).
+            weights: (B, Q, M, L * P).
+            shapes_hw, sizes_wh: of the levels.
+        """
+        rows, shares = corner_rows(locations, shapes_hw, sizes_wh)
+        return corner_table(values, shapes_hw), rows, (weights[..., None] * shares).flatten(3)
 
     def _locations(self, query: Tensor, references: Tensor, sizes_wh: Tensor) -> Tensor:
         """(B, Q, M, L, P, 2), (x, y) normalised to the level."""
@@ -77,10 +90,10 @@ class GatheringAttention(nn.Module):
 
 def sizes_tensor(shapes_hw: Shapes) -> Tensor:
     """(L, 2), float32: width and height of every level."""
-    return _tensor([(w, h) for h, w in shapes_hw], torch.float32)
+    return matrix_of([(w, h) for h, w in shapes_hw], torch.float32)
 
 
-def _tensor(rows: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
+def matrix_of(rows: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
     """A matrix of numbers that may be symbols."""
     return torch.stack([torch.scalar_tensor(n, dtype=dtype) for row in rows for n in row]).view(len(rows), -1)
 
@@ -96,38 +109,65 @@ def corner_rows(locations: Tensor, shapes_hw: Shapes, sizes_wh: Tensor) -> tuple
         rows (B, Q, M, L * P), int32, enough for any memory; shares (B, Q, M, L * P, 4) in the order upper left, upper
         right, lower left, lower right.
     """
-    num_images, _, num_heads, *_ = locations.shape
+    low, fractions = cells_and_fractions(locations, sizes_wh)
+    x, y = fractions.unbind(-1)
+    shares = torch.stack(((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y), dim=-1)
+    return rows_of_cells(low, shapes_hw, sizes_wh, border=1), shares.flatten(3, 4)
+
+
+def cells_and_fractions(locations: Tensor, sizes_wh: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells whose centres lie before the points, -1..size - 1, and the ways from there to the next ones, 0..1.
+
+    Both (B, Q, M, L, P, 2), as the locations are.
+    """
     cells = locations * sizes_wh[:, None] - 0.5
     cells = torch.minimum(cells.clamp(min=-1.0), sizes_wh[:, None])  # beyond the border of zeros nothing changes
     low = torch.minimum(cells.floor(), sizes_wh[:, None] - 1)
-    x, y = (cells - low).unbind(-1)
-    shares = torch.stack(((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y), dim=-1)
-    areas = [(h + 1) * (w + 1) for h, w in shapes_hw]
-    starts = _tensor([(sum(areas[:level]),) for level in range(len(areas))], torch.int32)  # L 1
-    first = (low[..., 1] + 1) * (sizes_wh[:, :1] + 1) + (low[..., 0] + 1)
+    return low, cells - low
+
+
+def rows_of_cells(low: Tensor, shapes_hw: Shapes, sizes_wh: Tensor, border: int) -> Tensor:
+    """Rows (B, Q, M, L * P), int32, of a table with a row for every (image, cell, head).
+
+    Args:
+        low: (B, Q, M, L, P, 2), (x, y) of the cells, from -1.
+        shapes_hw, sizes_wh: of the levels.
+        border: how many rows and columns of cells a level has more than that.
+    """
+    num_images, _, num_heads, *_ = low.shape
+    areas = [(h + border) * (w + border) for h, w in shapes_hw]
+    starts = matrix_of([(sum(areas[:level]),) for level in range(len(areas))], torch.int32)  # L 1
+    first = (low[..., 1] + 1) * (sizes_wh[:, :1] + border) + (low[..., 0] + 1)
     images = torch.arange(num_images, dtype=torch.int32)[:, None, None, None, None]
     heads = torch.arange(num_heads, dtype=torch.int32)[:, None, None]
     in_image = first.to(torch.int32) + starts
-    rows = (in_image + images * _tensor([(sum(areas),)], torch.int32)) * num_heads + heads
-    return rows.flatten(3), shares.flatten(3, 4)
+    rows = (in_image + images * matrix_of([(sum(areas),)], torch.int32)) * num_heads + heads
+    return rows.flatten(3)
+
+
+def bordered_levels(values: Tensor, shapes_hw: Shapes) -> list[Tensor]:
+    """(B, S, M, Dh) to (B, H_l + 2, W_l + 2, M, Dh) of each level, in a border of zeros."""
+    grids, start = [], 0
+    for height, width in shapes_hw:
+        level = values[:, start : start + height * width].unflatten(1, (height, width))
+        start = start + height * width
+        grids.append(F.pad(level, (0, 0, 0, 0, 1, 1, 1, 1)))
+    return grids
 
 
 def corner_table(values: Tensor, shapes_hw: Shapes) -> Tensor:
     """(B, S, M, Dh) to (B * sum (H_l + 1)(W_l + 1) * M, 4 Dh): every 2 x 2 cells of the levels in a border of zeros."""
-    tables, start = [], 0
-    for height, width in shapes_hw:
-        level = values[:, start : start + height * width].unflatten(1, (height, width))
-        start = start + height * width
-        grid = F.pad(level, (0, 0, 0, 0, 1, 1, 1, 1))  # B H+2 W+2 M Dh
+    tables = []
+    for grid in bordered_levels(values, shapes_hw):
         corners = (grid[:, :-1, :-1], grid[:, :-1, 1:], grid[:, 1:, :-1], grid[:, 1:, 1:])
         tables.append(torch.cat(corners, dim=-1).flatten(1, 2))
     return torch.cat(tables, dim=1).flatten(0, 2)
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """(B, Q, M, Dh): for each query and head the sum of its rows' cells, times (B, Q, M, LP, 4) weights."""
-    num_images, num_queries, num_heads, num_samples = rows.shape
-    num_bags, num_cells = num_images * num_queries * num_heads, num_samples * 4
+    """(B, Q, M, Dh): for each query and head the sum of its rows' cells, (B, Q, M, K) of them, times their weights."""
+    num_images, num_queries, num_heads, num_cells = weights.shape
+    num_bags = num_images * num_queries * num_heads
     cells = F.embedding(rows.flatten(), table).view(num_bags, num_cells, -1)
     sums = torch.matmul(weights.reshape(num_bags, 1, num_cells), cells)
     return sums.view(num_images, num_queries, num_heads, -1)

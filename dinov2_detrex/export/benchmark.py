@@ -23,6 +23,7 @@ from dinov2_detrex.config.pretrained import without_pretrained
 from dinov2_detrex.data.image_reading import open_upright
 from dinov2_detrex.data.shapes import draw_image
 from dinov2_detrex.detector import DINO
+from dinov2_detrex.export.bags import attention_for
 from dinov2_detrex.export.graph import DetectionGraph, exportable
 from dinov2_detrex.export.matching import Answer, Tolerance, compare
 from dinov2_detrex.export.openvino_file import write_openvino
@@ -121,8 +122,12 @@ def pictures_of_size(given: Sequence[str], size_hw: tuple[int, int]) -> list[Ten
 def write_files(model: DINO, shapes: GraphShapes, folder: Path, images: Sequence[Tensor]) -> None:
     """fp32.onnx, fp32.xml and int8.xml."""
     onnx = needed("onnx", "writing ONNX", "export")
+    options = ExportOptions("onnx", shapes.size_hw, 1)
     module, file = DetectionGraph(exportable(model, shapes.canvas_hw)), folder / "fp32.onnx"
-    write(ExportOptions("onnx", shapes.size_hw, 1), module, shapes, file, METADATA, images)
+    write(options, module, shapes, file, METADATA, images)
+    form = exportable(model, shapes.canvas_hw, attention_for("openvino", shapes))
+    module, file = DetectionGraph(form), folder / "for_openvino.onnx"
+    write(options, module, shapes, file, METADATA, images)
     precise = precise_values(onnx.load(folder / NAMED), precise_modules(module))
     write_openvino(file, folder / "fp32.xml", METADATA)
     calibration = calibration_inputs(shapes, images)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dinov2_detrex.export.bags import attention_for
 from dinov2_detrex.export.departing import first_departure
 from dinov2_detrex.export.graph import DetectionGraph, RawGraph, exportable
 from dinov2_detrex.export.options import ExportOptions
@@ -44,7 +45,7 @@ def export(source: Source, options: ExportOptions, out: Path, images: Sequence[T
     model = source.model
     shapes = GraphShapes.of(model, options.size_hw, options.batch, options.raw, options.largest)
     graph = shapes.describe(options.dtype, guarded=options.format in ("torch-export", "aotinductor"))
-    form = exportable(model, shapes.canvas_hw)
+    form = exportable(model, shapes.canvas_hw, attention_for(options.format, shapes))
     module = RawGraph(form) if options.raw else DetectionGraph(form)
     metadata = describe(source, graph)
     with appearing(out) as unfinished:

@@ -116,12 +116,15 @@ def canvas_multiple(model: DINO) -> int:
     return max(model.padding_constraints(0)["size_divisibility"], 1)
 
 
-def exportable(model: DINO, canvas_hw: tuple[int, int] | None) -> DINO:
+def exportable(
+    model: DINO, canvas_hw: tuple[int, int] | None, attention: type[GatheringAttention] = GatheringAttention
+) -> DINO:
     """A copy of a detector, for inference on the CPU, in the form that exporters read.
 
     Args:
         model: the detector; it stays as it is.
         canvas_hw: the size of the network's input; None where the graph is to take any.
+        attention: the form of deformable attention.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     model.aux_loss = False
@@ -129,7 +132,7 @@ def exportable(model: DINO, canvas_hw: tuple[int, int] | None) -> DINO:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, MultiScaleDeformableAttention):
-                setattr(parent, name, GatheringAttention(child))
+                setattr(parent, name, attention(child))
     for module in model.modules():
         if isinstance(module, TimmBackbone):
             settle_positions(module, canvas_hw)

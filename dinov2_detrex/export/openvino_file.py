@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from dinov2_detrex.export.bags import sum_in_bags
 from dinov2_detrex.export.quantizing import quantize
 from dinov2_detrex.inference.exported import KEY, Arrays
 from dinov2_detrex.runtime.extras import needed
@@ -30,5 +31,6 @@ def write_openvino(
     ov = needed("openvino", "writing OpenVINO", "export")
     model = ov.convert_model(os.fspath(onnx_file))
     model = quantize(model, precise, calibration) if calibration else model
+    sum_in_bags(model)
     model.set_rt_info(text, [KEY])
     ov.save_model(model, os.fspath(path), compress_to_fp16=half)

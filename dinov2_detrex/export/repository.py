@@ -27,6 +27,7 @@ It needs numpy and pillow. model.json says all that is known of the model.
 
 import json
 import sys
+import urllib.error
 import urllib.request
 from urllib.parse import quote
 
@@ -67,8 +68,11 @@ def ask(pixels, server):
     body = header + b"".join(value.tobytes() for value in inputs.values())
     headers = {{"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}}
     request = urllib.request.Request(f"{{server}}/v2/models/{{quote(NAME)}}/infer", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        outputs = json.load(answer)["outputs"]
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            outputs = json.load(answer)["outputs"]
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"{{server}} answers {{error.code}}: {{error.read().decode()}}") from error
     found = {{output["name"]: np.array(output["data"]).reshape(output["shape"]) for output in outputs}}
     return found["boxes"][0], found["scores"][0], found["labels"][0]
 

@@ -30,11 +30,17 @@ def serving(models):
             _, version, _, name, verb = self.path.split("/")
             assert (version, verb) == ("v2", "infer")
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if name not in models:
+                self.answer(404, {"error": f"unknown model {name}"})
+                return
             found = models[name](read_inputs(body, int(self.headers["Inference-Header-Content-Length"])))
             outputs = [{"name": n, "shape": v.shape, "data": v.flatten().tolist()} for n, v in found.items()]
-            self.send_response(200)
+            self.answer(200, {"model_name": name, "outputs": outputs})
+
+        def answer(self, status, content):
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps({"model_name": name, "outputs": outputs}).encode())
+            self.wfile.write(json.dumps(content).encode())
 
         def log_message(self, *args):
             pass

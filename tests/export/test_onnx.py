@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_numbers import fill_from_names
 from small_detectors import KINDS, small_detector
 from tiny_dino import image
+from tiny_vits import randomise
 
+from dinov2_detrex.export.benchmark import detector
 from dinov2_detrex.export.departing import first_departure
 from dinov2_detrex.export.graph import DetectionGraph, RawGraph, exportable
 from dinov2_detrex.export.onnx_file import export_program, exports_here, write_onnx
@@ -57,6 +60,19 @@ def test_a_file_of_one_size_and_batch_gives_the_boxes_of_smaller_images(kind, tm
     model, path = small_detector(kind), tmp_path / "model.onnx"
     shapes, _ = written(model, path, (120, 200), 3)
     assert unmatched(path, shapes, model, [image(120, 200), image(60, 128), image(33, 71)]) == 0
+    assert objections(path) == []
+
+
+@pytest.mark.slow
+def test_the_recipes_detector_of_real_width_is_exported_too(tmp_path):
+    shallow = ["model.backbone.net.depth=2", "model.transformer.encoder.num_layers=2", "model.num_queries=100"]
+    model, path = detector("dino_dinov2_b_12ep", shallow, ""), tmp_path / "model.onnx"
+    randomise(model.backbone.net)
+    for name, child in model.named_children():
+        if name != "backbone":
+            fill_from_names(child)
+    shapes, _ = written(model, path, (140, 224), 1)
+    assert unmatched(path, shapes, model, [image(140, 224), image(90, 70)]) == 0
     assert objections(path) == []
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dinov2_detrex.cli import run_command
 from dinov2_detrex.export.onnx_file import exports_here
-from dinov2_detrex.export.repository import edges_of, ports, triton_config
+from dinov2_detrex.export.repository import client_text, edges_of, ports, triton_config
 from dinov2_detrex.inference import Predictor
 from dinov2_detrex.inference.exported import load_runtime
 
@@ -68,6 +68,15 @@ def test_the_client_resizes_as_the_evaluation_does_where_that_is_one_size(given,
 def test_a_mapper_that_resizes_nothing_has_no_edges():
     assert edges_of("augmentation: []\n") is None
     assert edges_of("augmentation:\n- {_target_: detectron2.data.transforms.RandomFlip}\n") is None
+
+
+def test_the_client_says_what_the_server_says_against_it(tmp_path):
+    graph = {"height": 64, "width": 64, "multiple": 64, "smallest": 64, "largest": 64}
+    metadata = {"graph": graph, "classes": [{"name": "newt"}], "mapper": "{}", "thresholds": {"default": 0.3}}
+    (tmp_path / "client.py").write_text(client_text("newts", metadata))
+    client = runpy.run_path(str(tmp_path / "client.py"))
+    with serving({}) as address, pytest.raises(RuntimeError, match="answers 404: .*unknown model newts"):
+        client["detect"](Image.new("RGB", (60, 40)), address)
 
 
 @pytest.mark.slow

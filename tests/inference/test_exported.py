@@ -11,7 +11,9 @@ from made_package import make_package
 from PIL import Image
 
 from dinov2_detrex.cli import run_command
+from dinov2_detrex.export.formats import MISSING
 from dinov2_detrex.export.onnx_file import exports_here
+from dinov2_detrex.export.verifying import size_mb
 from dinov2_detrex.inference import Predictor
 from dinov2_detrex.inference.exported import open_exported
 from dinov2_detrex.runtime.errors import UserError
@@ -108,9 +110,10 @@ def test_a_file_that_exists_is_not_overwritten_and_formats_that_cannot_be_made_a
     package, picture = str(made[0]), str(made[1])
     assert run_command("export", [package, "--to", "onnx", "--out", str(exported)]) == 1
     assert "exists" in capsys.readouterr().err
-    for name, words in (("tensorrt", "trtexec"), ("onx", "did you mean onnx"), ("coreml", "coremltools")):
+    for name, words in (*MISSING.items(), ("tensorrt", "trtexec"), ("onx", "did you mean onnx")):
         assert run_command("export", [package, "--to", name]) == 2
-        assert words in capsys.readouterr().err
+        line = capsys.readouterr().err
+        assert name in line and words in line and len(line.splitlines()) == 1
     assert run_command("export", [package, "--to", "openvino", "--dtype", "int8", "--images", picture]) == 2
     assert "--data" in capsys.readouterr().err
     assert run_command("export", [package, "--to", "onnx", "--dtype", "int8", "--images", picture]) == 2
@@ -215,17 +218,38 @@ def test_what_is_no_exported_file_is_not_verified(made, capsys):
     assert "end in .onnx, .xml, .pt2" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_int8_whose_ranges_are_of_other_pictures_is_not_written(made, tmp_path, capsys):
-    for package_name in ("openvino", "nncf"):
-        pytest.importorskip(package_name, reason="needs the extras `export` and `int8`")
-    package, picture, _ = made
-    truth = CocoFolder(tmp_path / "truth")  # what the detector itself finds
+def own_detections(package, picture, folder):
+    """A data set whose boxes are what the detector itself finds, so that its AP is 100."""
+    truth = CocoFolder(folder)
     truth.document["categories"] = [{"id": key, "name": name} for key, name in ((0, "newt"), (7, "gnu"), (40, "owl"))]
     truth.add_image(1, file_name=picture.name, width=150, height=90, save=False)
     for found in Predictor.from_pretrained(package)(picture, score_threshold=0.0)[:3]:
         truth.add_box(found["bbox"], category_id=found["category_id"])
     truth.write()
+    return truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, suffix", [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_fp16_that_keeps_the_ap_is_written_in_half_the_size(made, tmp_path, name, suffix, capsys):
+    pytest.importorskip("openvino", reason="needs the extra `export`")
+    package, picture, _ = made
+    truth = own_detections(package, picture, tmp_path / "truth")
+    words = [str(package), "--to", name, "--largest", "512", "--images", str(picture), "--out"]
+    data = ["--dtype", "fp16", "--data", str(truth.json_file), "--data-images", str(picture.parent)]
+    whole, half = tmp_path / f"whole{suffix}", tmp_path / f"half{suffix}"
+    assert run_command("export", [*words, str(whole)]) == run_command("export", [*words, str(half), *data]) == 0
+    assert "AP: PyTorch 100.00, this file " in capsys.readouterr().out
+    assert size_mb(half) < 0.75 * size_mb(whole)
+    assert open_exported(half).model.graph["dtype"] == "fp16"
+
+
+@pytest.mark.slow
+def test_int8_whose_ranges_are_of_other_pictures_is_not_written(made, tmp_path, capsys):
+    for package_name in ("openvino", "nncf"):
+        pytest.importorskip(package_name, reason="needs the extras `export` and `int8`")
+    package, picture, _ = made
+    truth = own_detections(package, picture, tmp_path / "truth")
     Image.new("RGB", (150, 90)).save(tmp_path / "black.png")
     words = [str(package), "--to", "openvino", "--dtype", "int8", "--out", str(tmp_path / "int8.xml")]
     data = ["--size", "64", "128", "--data", str(truth.json_file), "--data-images", str(picture.parent)]
