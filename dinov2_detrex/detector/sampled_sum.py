@@ -92,7 +92,8 @@ class _RecomputedSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, images = ctx.saved_tensors, _images_at_once(ctx.saved_tensors[2])
+        inputs = ctx.saved_tensors
+        images = _images_at_once(inputs[2])
         grads = [tensor.new_empty(tensor.shape) for tensor in inputs]
         for parts in zip(*(tensor.split(images) for tensor in (*inputs, grad, *grads))):
             _fill_gradients(parts[4:], *parts[:4], ctx.shapes_hw)
