@@ -95,8 +95,9 @@ class _RecomputedSum(torch.autograd.Function):
         inputs = ctx.saved_tensors
         images = _images_at_once(inputs[2])
         grads = [tensor.new_empty(tensor.shape) for tensor in inputs]
-        for parts in zip(*(tensor.split(images) for tensor in (*inputs, grad, *grads))):
-            _fill_gradients(parts[4:], *parts[:4], ctx.shapes_hw)
+        groups = (zip(*(tensor.split(images) for tensor in tensors)) for tensors in (grads, (*inputs, grad)))
+        for filled, (value, locations, attention, grad_out) in zip(*groups):
+            _fill_gradients(filled, value, locations, attention, grad_out, ctx.shapes_hw)
         return *grads, None
 
 
