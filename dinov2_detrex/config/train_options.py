@@ -112,7 +112,8 @@ class AmpOptions(Section):
     enabled: bool = False
     """Run the forward pass in autocast."""
     dtype: AmpDtype | None = None
-    """Null takes bfloat16 where the device has it, else float16, with a gradient scaler (not in detrex)."""
+    """Null takes bfloat16 where the device has it; else a GPU float16 with a gradient scaler, and a CPU float32 (not in
+    detrex)."""
 
 
 @dataclass

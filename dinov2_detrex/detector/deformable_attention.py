@@ -138,17 +138,21 @@ class MultiScaleDeformableAttention(nn.Module):
         self, query: Tensor, references: Tensor, shapes_hw: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Where each query looks, (B, Q, M, L, P, 2), and how much it weighs each place, (B, Q, M, L, P)."""
-        heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*heads_levels_points, 2))
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1))  # B Q M L*P*2
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        references = references[:, :, None, :, None, :]  # B Q 1 L 1 2|4
         if references.shape[-1] == 2:
-            step = 1.0 / sizes_wh(shapes_hw, references)[:, None]
+            step = 1.0 / sizes_wh(shapes_hw, references)[None, None]
         elif references.shape[-1] == 4:
             step = references[..., 2:] * (0.5 / self.num_points)
         else:
             raise ValueError(f"references must be points (2) or boxes (4), got {references.shape[-1]} coordinates")
-        return references[..., :2] + offsets * step, weights.unflatten(-1, heads_levels_points[1:])
+        locations = self._for_each_point(references[..., :2]) + offsets * self._for_each_point(step)
+        levels_points = (self.num_levels, self.num_points)
+        return locations.unflatten(-1, (*levels_points, 2)), weights.unflatten(-1, levels_points)
+
+    def _for_each_point(self, x: Tensor) -> Tensor:
+        """(B, Q, L, 2) -> (B, Q, 1, L * P * 2): written out, because sums over short broadcast rows take long."""
+        return x[:, :, None, :, None].expand(-1, -1, -1, -1, self.num_points, -1).flatten(3)
 
 
 def multi_scale_deformable_attention(

@@ -83,10 +83,17 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(..., embed_dim) -> (..., output_dim); `identity` is the residual, x by default."""
-        out = _feed_forward(x, *self._two_linear()) if self._is_large(x) else self.layers(x)
+        out = _feed_forward(x, *self._two_linear()) if self._is_large(x) else self._layer_by_layer(x)
         if not self.add_identity:
             return out
         return out + (x if identity is None else identity)
+
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        """With gradients as a matrix: of more dimensions a linear layer gives a view, and an activation in place on a
+        view copies the gradient twice."""
+        if not torch.is_grad_enabled() or is_traced():
+            return self.layers(x)
+        return self.layers(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
     def _is_large(self, x: Tensor) -> bool:
         """Whether some rows at a time pay: two linear layers with ReLU, no dropout at work, and many hidden values."""

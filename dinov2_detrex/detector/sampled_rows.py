@@ -25,11 +25,10 @@ def bordered(value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat(padded, dim=1)
 
 
-def unbordered(bordered_value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """Leave the zeros of `bordered` out: (B, sum (H_l + 3)(W_l + 3), C) -> (B, sum H_l W_l, C)."""
+def inside_borders(bordered_value: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Views (B, H_l, W_l, C) of every level without the zeros of `bordered`: of (B, sum (H_l + 3)(W_l + 3), C)."""
     levels = bordered_value.split([(h + 3) * (w + 3) for h, w in shapes_hw], dim=1)
-    inner = [x.unflatten(1, (h + 3, w + 3))[:, 1:-2, 1:-2].flatten(1, 2) for x, (h, w) in zip(levels, shapes_hw)]
-    return torch.cat(inner, dim=1)
+    return [x.unflatten(1, (h + 3, w + 3))[:, 1:-2, 1:-2] for x, (h, w) in zip(levels, shapes_hw)]
 
 
 def bilinear_rows(locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -54,22 +53,26 @@ def cells_and_fractions(locations: Tensor, shapes_hw: Sequence[tuple[int, int]])
     Returns:
         cells -1..size and fractions 0..1, each x and y, (B, Q, M, L * P).
     """
-    size = _sizes_of_points(locations, shapes_hw)
-    (low_x, x), (low_y, y) = (_split(locations[..., i].flatten(3), size[:, i]) for i in (0, 1))
+    width, height = _sizes_of_points(locations, shapes_hw)
+    low_x, x = _split(locations[..., 0].flatten(3), width)
+    low_y, y = _split(locations[..., 1].flatten(3), height)
     return (low_x, low_y), (x, y)
 
 
-def _sizes_of_points(locations: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """(L * P, 2): width and height of every point's level."""
-    return sizes_wh(shapes_hw, locations).repeat_interleave(locations.shape[4], dim=0)
+def _sizes_of_points(locations: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Pair:
+    """(L * P,) each: width and height of every point's level."""
+    width, height = sizes_wh(shapes_hw, locations).t().repeat_interleave(locations.shape[4], dim=1)
+    return width, height
 
 
 def _split(location: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """A coordinate as the cell whose centre lies before it, -1..size, and the fraction of the way to the next one.
 
-    Beyond the border of zeros nothing changes, so points are held there, and NaN with them instead of in a random row.
+    What lies beyond the border of zeros, and NaN, is put where both cells are zeros, behind the last one: there it has
+    no value and no gradient. (Of torch's operators for this, `fmax`, `fmin` and `where` take ten times as long.)
     """
-    cells = (location * size - 0.5).fmax(size.new_full((), -1.0)).fmin(size)
+    below = -1.0 - torch.finfo(location.dtype).eps  # the largest number below the border
+    cells = F.threshold((location * size - 0.5).nan_to_num(below), below, torch.inf).clamp(max=size)
     low = cells.detach().floor()
     return low, cells - low
 
@@ -90,18 +93,19 @@ def corner_shares(fraction: Pair, attention: Tensor) -> Tensor:
 
 
 def share_gradients(
-    grad: Tensor, fraction: Pair, locations: Tensor, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
+    grad: Tensor, fraction: Pair, attention: Tensor, shapes_hw: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, Tensor]:
     """The backward of `corner_shares` and of what leads to it; each corner's share is a product of three factors.
 
     Args:
         grad: (B * Q * M, 4 * L * P), of the weights.
-        fraction, locations, attention: as in the forward.
+        fraction, attention: as in the forward.
 
     Returns:
-        gradients of locations and of attention. A point beyond the border of zeros has none of its location.
+        gradients of locations and of attention. A point beyond the border of zeros has none of its location, because
+        all four of its corners are zeros.
     """
-    (x, y), size = fraction, _sizes_of_points(locations, shapes_hw)
+    (x, y), (width, height) = fraction, _sizes_of_points(attention, shapes_hw)
     upper_left, upper_right, lower_left, lower_right = grad.view(*x.shape[:3], 4, -1).unbind(3)
     right_above, right_below = upper_right - upper_left, lower_right - lower_left  # for a step to the right
     above, below = right_above.mul(x).add_(upper_left), right_below.mul(x).add_(lower_left)
@@ -109,10 +113,8 @@ def share_gradients(
     weight = attention.flatten(3)
     grad_x = right_below.sub_(right_above).mul_(y).add_(right_above).mul_(weight)
     grad_attention = above.addcmul_(down, y)
-    grad_xy = torch.stack((grad_x, down.mul_(weight)), -1).mul_(size)
-    cells = locations.flatten(3, 4) * size - 0.5
-    grad_xy.masked_fill_(((cells >= -1) & (cells <= size)).logical_not_(), 0.0)
-    return grad_xy.view_as(locations), grad_attention.view_as(attention)
+    grad_xy = torch.complex(grad_x.mul_(width), down.mul_(weight).mul_(height))  # a tenth of what stacking takes
+    return torch.view_as_real(grad_xy).view(*attention.shape, 2), grad_attention.view_as(attention)
 
 
 @torch.no_grad()

@@ -18,15 +18,14 @@ from dinov2_detrex.detector.sampled_rows import (
     cells_and_fractions,
     corner_rows,
     corner_shares,
+    inside_borders,
     share_gradients,
-    unbordered,
 )
 from dinov2_detrex.detector.weighted_rows import sampled_product, suits_sparse_backward, sum_rows, transposed_product
 from dinov2_detrex.runtime.compiling import is_traced
 
 ShapesHW = Sequence[tuple[int, int]]
 PIECE = 2**17  # sampling points whose rows and weights, 4 MiB, stay in the caches
-GROUP = 2**20  # sampling points whose rows and weights, 32 MiB, are held at once in the backward; or one image's
 
 
 def sampled_sum(value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: ShapesHW) -> Tensor:
@@ -36,12 +35,22 @@ def sampled_sum(value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: 
     if value.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced():
         return _sum_in_pieces(value, locations, attention, shapes_hw)
     rows, weights = bilinear_rows(locations, attention, shapes_hw)
-    return sum_rows(_table(value, shapes_hw).flatten(0, 1), rows, weights).view(len(value), -1, value[0, 0].numel())
+    table = bordered(value.flatten(2), shapes_hw).view(-1, value.shape[-1])
+    return sum_rows(table, rows, weights).view(len(value), -1, value[0, 0].numel())
 
 
 def _table(value: Tensor, shapes_hw: ShapesHW) -> Tensor:
-    """(B, R, Dh): a row for every (cell of the bordered levels, head)."""
-    return bordered(value.flatten(2), shapes_hw).view(len(value), -1, value.shape[-1])
+    """(B, R, Dh): a row for every (cell of the bordered levels, head); without autograd, which takes a copy less."""
+    table = value.new_zeros(len(value), sum((h + 3) * (w + 3) for h, w in shapes_hw), value[0, 0].numel())
+    for inside, cells in zip(inside_borders(table, shapes_hw), _levels(value, shapes_hw)):
+        inside.copy_(cells)
+    return table.view(len(value), -1, value.shape[-1])
+
+
+def _levels(value: Tensor, shapes_hw: ShapesHW) -> list[Tensor]:
+    """Every level of (B, S, M, Dh) as (B, H_l, W_l, M * Dh)."""
+    levels = value.flatten(2).split([h * w for h, w in shapes_hw], dim=1)
+    return [x.unflatten(1, hw) for x, hw in zip(levels, shapes_hw)]
 
 
 def _sum_in_pieces(value: Tensor, locations: Tensor, attention: Tensor, shapes_hw: ShapesHW) -> Tensor:
@@ -56,11 +65,19 @@ def _sum_in_pieces(value: Tensor, locations: Tensor, attention: Tensor, shapes_h
 def _pieces(attention: Tensor) -> Iterator[tuple[slice, slice]]:
     """Parts of (B, Q, M, L, P) as images and queries, in order: some whole images, or some queries of one image."""
     num_images, num_queries = attention.shape[:2]
-    samples = max(1, attention[:1].numel())  # of an image
-    images, queries = max(1, PIECE // samples), max(1, num_queries * PIECE // samples)
+    images = _images_at_once(attention)
+    queries = max(1, num_queries * PIECE // _samples_of_image(attention))
     for image in range(0, num_images, images):
         for query in range(0, max(1, num_queries), queries):
             yield slice(image, image + images), slice(query, query + queries)
+
+
+def _images_at_once(attention: Tensor) -> int:
+    return max(1, PIECE // _samples_of_image(attention))
+
+
+def _samples_of_image(attention: Tensor) -> int:
+    return max(1, attention[:1].numel())
 
 
 class _RecomputedSum(torch.autograd.Function):
@@ -76,27 +93,28 @@ class _RecomputedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        images = max(1, GROUP // max(1, inputs[2][:1].numel()))
-        groups = zip(*(tensor.split(images) for tensor in (*inputs, grad)))
-        found = [_gradients(value, xy, weights, own, ctx.shapes_hw) for value, xy, weights, own in groups]
-        return *map(torch.cat, zip(*found)), None
+        images = _images_at_once(inputs[2])
+        grads = [tensor.new_empty(tensor.shape) for tensor in inputs]
+        groups = (zip(*(tensor.split(images) for tensor in tensors)) for tensors in (grads, (*inputs, grad)))
+        for filled, (value, locations, attention, grad_out) in zip(*groups):
+            _fill_gradients(filled, value, locations, attention, grad_out, ctx.shapes_hw)
+        return *grads, None
 
 
-def _gradients(
-    value: Tensor, locations: Tensor, attention: Tensor, grad: Tensor, shapes_hw: ShapesHW
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of value, locations and attention from that of the sum."""
+def _fill_gradients(
+    grads: Sequence[Tensor], value: Tensor, locations: Tensor, attention: Tensor, grad: Tensor, shapes_hw: ShapesHW
+) -> None:
+    """Write into `grads` the gradients of value, locations and attention from that of the sum; of some images."""
     table, grad = _table(value, shapes_hw), grad.reshape(*attention.shape[:3], -1)  # B Q M Dh
-    grad_locations, grad_attention = torch.empty_like(locations), torch.empty_like(attention)
     found = []
     for piece in _pieces(attention):
         low, fraction = cells_and_fractions(locations[piece], shapes_hw)
-        rows = corner_rows(low, shapes_hw)  # of the piece's own images
+        rows = corner_rows(low, shapes_hw)
         grad_shares = sampled_product(rows, grad[piece].flatten(0, 2), table[piece[0]].flatten(0, 1))
-        grads = share_gradients(grad_shares, fraction, locations[piece], attention[piece], shapes_hw)
-        grad_locations[piece], grad_attention[piece] = grads
-        found.append((rows.add_(piece[0].start * table.shape[1]), corner_shares(fraction, attention[piece])))
-    rows, weights = map(torch.cat, zip(*found))
+        grads[1][piece], grads[2][piece] = share_gradients(grad_shares, fraction, attention[piece], shapes_hw)
+        found.append((rows, corner_shares(fraction, attention[piece])))
+    rows, weights = found[0] if len(found) == 1 else map(torch.cat, zip(*found))
     grad_table = transposed_product(rows, weights, grad.flatten(0, 2), table.shape[0] * table.shape[1])
-    grad_value = unbordered(grad_table.view(len(value), -1, value[0, 0].numel()), shapes_hw)
-    return grad_value.view_as(value), grad_locations, grad_attention
+    grad_table = grad_table.view(len(value), -1, value[0, 0].numel())
+    for cells, inside in zip(_levels(grads[0], shapes_hw), inside_borders(grad_table, shapes_hw)):
+        cells.copy_(inside)

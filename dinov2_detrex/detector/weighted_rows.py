@@ -2,30 +2,29 @@
 
     out[n] = sum_k weights[n, k] * table[rows[n, k]]        table (R, D), rows and weights (N, K), out (N, D)
 
-The same sum in several forms, each right everywhere and each best somewhere:
+Two forms of it, each right everywhere:
 
 - `sum_rows_bag`: torch's `embedding_bag`, any device. A fast forward; on the CPU a slow backward.
-- `sum_rows_sparse`: the same forward, and a CPU backward that reads the weights as a sparse N x R matrix: the gradient
-  of the table is a product with the transposed matrix, that of the weights a product sampled at its entries.
 - `sum_rows_gather`: plain indexing, for exported graphs. The slowest on the CPU.
+
+And the gradients of the sum on a CPU, for which the weights are read as a sparse N x R matrix: that of the table is a
+product with the transposed matrix, that of the weights a product sampled at its entries (`sampled_sum` takes them).
 
 `python tools/benchmark.py deformable` measures them; the results are in benchmarks/RESULTS.md.
 """
 
 import warnings
-from typing import Any
 
 import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dinov2_detrex.runtime.compiling import is_traced
 
 
 def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """The best form for where this runs. A kernel for another device would be chosen here.
+    """The better form for where this runs.
 
     Args:
         table: (R, D), float32 or float64.
@@ -38,7 +37,7 @@ def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     device = table.device.type
     if device not in ("cpu", "cuda") or is_traced():
         return sum_rows_gather(table, rows, weights)
-    return (sum_rows_sparse if suits_sparse_backward(table) else sum_rows_bag)(table, rows, weights)
+    return sum_rows_bag(table, rows, weights)
 
 
 def suits_sparse_backward(values: Tensor) -> bool:
@@ -55,27 +54,11 @@ def sum_rows_gather(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return (table[rows] * weights[..., None]).sum(dim=-2)
 
 
-def sum_rows_sparse(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    return _SparseSum.apply(table, rows, weights)
-
-
-class _SparseSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(table, rows, weights)
-        return sum_rows_bag(table, rows, weights)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        table, rows, weights = ctx.saved_tensors
-        needs_table, _, needs_weights = ctx.needs_input_grad
-        grad_table = transposed_product(rows, weights, grad, len(table)) if needs_table else None
-        return grad_table, None, sampled_product(rows, grad, table) if needs_weights else None
-
-
 def transposed_product(rows: Tensor, weights: Tensor, grad: Tensor, num_rows: int) -> Tensor:
-    """The table's gradient: for every of its rows the weighted sum of the `grad` rows that used it, once more in bags.
+    """The table's gradient: for every of its rows the weighted sum of the `grad` rows that used it.
+
+    scipy reads the weights as the columns of the transposed matrix and adds as it goes; MKL and bags of torch's would
+    have them sorted by table row first, which takes longer than the sums.
 
     Args:
         rows, weights: (N, K), of `sum_rows`.
@@ -88,10 +71,8 @@ def transposed_product(rows: Tensor, weights: Tensor, grad: Tensor, num_rows: in
     if _has_no_data(grad):
         return grad.new_empty(num_rows, grad.shape[1])
     arrays = (weights.flatten().numpy(), rows.flatten().numpy(), _row_pointers(rows).numpy())
-    users = scipy.sparse.csr_matrix(arrays, shape=(len(rows), num_rows)).tocsc()
-    index, offsets, weights = map(torch.from_numpy, (users.indices, users.indptr, users.data))
-    grad = grad.contiguous()
-    return F.embedding_bag(index, grad, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    used = scipy.sparse.csr_matrix(arrays, shape=(len(rows), num_rows))
+    return torch.from_numpy(used.T @ grad.numpy())
 
 
 def sampled_product(rows: Tensor, grad: Tensor, table: Tensor) -> Tensor:

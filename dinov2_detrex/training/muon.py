@@ -135,5 +135,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x = x.mT if tall else x
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        x = polynomial @ x
     return x.mT if tall else x

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from dinov2_detrex.config.train_options import AmpDtype, AmpOptions
+from dinov2_detrex.runtime.devices import emulates_bfloat16
 
 DTYPES = {AmpDtype.bfloat16: torch.bfloat16, AmpDtype.float16: torch.float16}
 
@@ -13,6 +14,7 @@ EMULATION = (
     "times as long as in float32 (AVX2, torch 2.14)"
 )
 EMULATED = f"{EMULATION}; train.amp.enabled=false is faster"
+LEFT_OUT = f"{EMULATION}; train.amp is left out, train.amp.dtype=bfloat16 would insist on it"
 
 
 class Precision:
@@ -41,14 +43,29 @@ class Precision:
 
 
 def choose_dtype(options: AmpOptions, device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast: None when off, bf16 unless `options.dtype` says otherwise or the GPU lacks it."""
+    """The dtype of autocast, None for none.
+
+    That of `options.dtype`; where it says nothing bf16 if the device computes in it, fp16 on GPUs that do not, and none
+    on processors that would emulate it.
+    """
     if not options.enabled:
         return None
     if options.dtype is not None:
         return DTYPES[options.dtype]
+    if emulates_bfloat16(device):
+        return None
     return torch.bfloat16 if has_bfloat16(device) else torch.float16
 
 
+def told_of_emulation(options: AmpOptions, device: torch.device) -> str:
+    """The line that a run with bf16 on a processor that emulates it is worth; empty elsewhere."""
+    if not options.enabled or options.dtype is AmpDtype.float16 or not emulates_bfloat16(device):
+        return ""
+    return LEFT_OUT if options.dtype is None else EMULATED
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """True on CPUs, and on GPUs with bf16 in hardware (compute capability 8 and later)."""
-    return device.type != "cuda" or bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= 8
+    """True on CPUs, and on GPUs with bf16 in hardware (compute capability 8 and later), or that are not there."""
+    if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return True
+    return torch.cuda.get_device_capability(device)[0] >= 8

@@ -18,7 +18,7 @@ from dinov2_detrex.config.saving import settled, write_config
 from dinov2_detrex.config.train_options import TrainOptions
 from dinov2_detrex.data.loader import build_train_loader
 from dinov2_detrex.runtime.compiling import compile_parts
-from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
+from dinov2_detrex.runtime.devices import choose_device
 from dinov2_detrex.runtime.errors import UsageError, UserError
 from dinov2_detrex.runtime.seeding import draw_run_seed, seed_generators
 from dinov2_detrex.training import checkpoint, failures, parallel, progress, resuming, run_folder, setup
@@ -36,7 +36,7 @@ from dinov2_detrex.training.features import FeatureReport, keep_features
 from dinov2_detrex.training.init_checkpoint import load_init_checkpoint, naming_the_option
 from dinov2_detrex.training.lr import LearningRate, describe_groups, scale_learning_rates
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
-from dinov2_detrex.training.precision import EMULATED, Precision, choose_dtype
+from dinov2_detrex.training.precision import Precision, choose_dtype, told_of_emulation
 from dinov2_detrex.training.progress_bar import ProgressBar, shows_bar
 from dinov2_detrex.training.trainer import Trainer
 from dinov2_detrex.training.weights import choose_weights, load_all
@@ -270,8 +270,8 @@ def _build_trainer(
     if parallel.is_sharded(options.fsdp) and precision.scaler.is_enabled():
         raise UserError("train.fsdp and float16 do not go together; set train.amp.dtype=bfloat16")
     logger.info("device %s, precision %s", device, precision)
-    if precision.dtype is torch.bfloat16 and emulates_bfloat16(device):
-        logger.warning(EMULATED)
+    if line := told_of_emulation(options.amp, device):
+        logger.warning(line)
     with failures.building("dataloader.train"):
         loader = build_train_loader(
             cfg.dataloader.train,

@@ -57,7 +57,8 @@ def step_memory(cfg: DictConfig, batch: list[dict], device: torch.device) -> Ste
     with building("model"):
         model = instantiate(without_pretrained(cfg).model).train()
     pretended, memory = PretendedDevice(device.type), HeldBytes(device.type)
-    precision = Precision(torch.device(device.type), choose_dtype(options.amp, torch.device("cpu")))
+    kind = torch.device(device.type)
+    precision = Precision(kind, choose_dtype(options.amp, kind))
     clip = gradient_clipping(options.clip_grad)
     with pretended:
         pretended.move(model)

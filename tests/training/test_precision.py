@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from dinov2_detrex.config.schema import completed, taken
-from dinov2_detrex.config.train_options import AmpOptions
+from dinov2_detrex.config.train_options import AmpDtype, AmpOptions
 from dinov2_detrex.runtime.devices import choose_device, emulates_bfloat16
 from dinov2_detrex.runtime.errors import UsageError
-from dinov2_detrex.training.precision import Precision, choose_dtype
+from dinov2_detrex.training import precision
+from dinov2_detrex.training.precision import Precision, choose_dtype, told_of_emulation
 
 CPU = torch.device("cpu")
 
@@ -22,12 +23,31 @@ CPU = torch.device("cpu")
         (True, "torch.float16", torch.float16),
     ],
 )
-def test_amp_takes_bfloat16_on_a_cpu_unless_told_otherwise(enabled, dtype, expected):
+def test_amp_takes_bfloat16_on_a_cpu_that_has_it_unless_told_otherwise(monkeypatch, enabled, dtype, expected):
+    monkeypatch.setattr(precision, "emulates_bfloat16", lambda device: False)
     options = taken(completed(AmpOptions, {"enabled": enabled, "dtype": dtype}, "amp"), "amp")
     assert choose_dtype(options, CPU) is expected
+    assert not told_of_emulation(options, CPU)
+
+
+def test_where_bfloat16_is_emulated_amp_stays_in_float32_unless_it_insists_and_a_line_says_so(monkeypatch):
+    monkeypatch.setattr(precision, "emulates_bfloat16", lambda device: device == CPU)
+    left, insisted = AmpOptions(enabled=True), AmpOptions(enabled=True, dtype=AmpDtype.bfloat16)
+    assert choose_dtype(left, CPU) is None
+    assert "left out" in told_of_emulation(left, CPU)
+    assert choose_dtype(insisted, CPU) is torch.bfloat16
+    assert "enabled=false is faster" in told_of_emulation(insisted, CPU)
+    for silent in (AmpOptions(), AmpOptions(enabled=True, dtype=AmpDtype.float16)):
+        assert not told_of_emulation(silent, CPU)
+
+
+def test_a_gpu_that_is_not_there_is_taken_to_have_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda")) is torch.bfloat16
 
 
 def test_a_gpu_without_bfloat16_takes_float16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # a Turing GPU
     assert choose_dtype(AmpOptions(enabled=True), torch.device("cuda", 0)) is torch.float16
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))

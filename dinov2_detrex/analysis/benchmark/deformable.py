@@ -1,6 +1,7 @@
 """Which form of deformable attention is fastest, and are they all the same? Time, and difference from float64.
 
-The forms of `detector.weighted_rows`, and the usual one, a `grid_sample` for every level (Zhu et al. 2021).
+The one that the detector takes, the plain sums of `detector.weighted_rows`, and the usual one, a `grid_sample` for
+every level (Zhu et al. 2021).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dinov2_detrex.analysis.benchmark.timing import as_table, best_times, largest_difference, peak_column
 from dinov2_detrex.detector import weighted_rows
+from dinov2_detrex.detector.deformable_attention import multi_scale_deformable_attention
 from dinov2_detrex.detector.deformable_kernel import attend, by_grid_sample, kernel_serves
 from dinov2_detrex.detector.sampled_rows import bilinear_rows, bordered
 
@@ -75,12 +77,12 @@ def columns(what: str, seconds: dict[str, float], name: str) -> dict[str, float]
 
 
 def forms(device: torch.device) -> dict[str, Operator]:
-    """The forms that run on this device; `sparse backward` is for CPUs with MKL, the Triton kernel for GPUs."""
+    """The forms that run on this device; `in pieces` is for CPUs, the Triton kernel for GPUs."""
     found: dict[str, Operator] = {"grid_sample": by_grid_sample}
     if kernel_serves(torch.empty(0, device=device)):
         found["Triton kernel"] = attend
-    if device.type == "cpu" and torch.backends.mkl.is_available():
-        found["embedding_bag, sparse backward"] = in_form(weighted_rows.sum_rows_sparse)
+    if device.type == "cpu":
+        found["in pieces, backward in closed form"] = multi_scale_deformable_attention
     found["embedding_bag, torch's backward"] = in_form(weighted_rows.sum_rows_bag)
     found["gather"] = in_form(weighted_rows.sum_rows_gather)
     return found

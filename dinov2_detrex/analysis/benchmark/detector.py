@@ -187,17 +187,21 @@ def identity(row: Row) -> tuple:
 def parts_table(run: Row) -> str:
     """Shares of the parts in percent, a column for each measurement that has them."""
     measured = [row for row in run["rows"] if row.get("parts")]
+    several = len({row["config"] for row in measured}) > 1
     parts = list(dict.fromkeys(part for row in measured for part in row["parts"]))
     shown = []
     for part in parts:
-        shares = {title(row): 100 * row["parts"].get(part, 0.0) / sum(row["parts"].values()) for row in measured}
+        shares = {
+            title(row, several): 100 * row["parts"].get(part, 0.0) / sum(row["parts"].values()) for row in measured
+        }
         shown.append({"share, %": part, **shares})
     return as_table(shown)
 
 
-def title(row: Row) -> str:
+def title(row: Row, with_config: bool = False) -> str:
     """A measurement in few words."""
-    return f"{row['work']}, {row['batch']} x {row['size']}, {row['dtype']}"
+    config = f"{row['config']}, " if with_config else ""
+    return f"{config}{row['work']}, {row['batch']} x {row['size']}, {row['dtype']}"
 
 
 def report(run: Row, earlier: Row | None = None) -> str:

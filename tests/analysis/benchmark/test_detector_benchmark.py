@@ -84,6 +84,13 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert "no run written by --json" in capsys.readouterr().err
 
 
+def test_parts_of_two_configs_stand_beside_each_other():
+    common = {"work": "inference", "batch": 1, "size": "8 x 8", "dtype": "float32"}
+    rows = [{**common, "config": name, "parts": {"encoder": 1.0, name: 3.0}} for name in ("ours", "theirs")]
+    table = detector.parts_table({"rows": rows})
+    assert "ours, inference" in table and "theirs, inference" in table
+
+
 @pytest.mark.parametrize("text", ["0", "12x", "x", "a", "1x0"])
 def test_a_size_that_is_none_is_refused(text, capsys):
     assert run_command("benchmark", ["detector", TINY, "--size", text]) == 2
