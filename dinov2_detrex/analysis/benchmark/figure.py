@@ -20,11 +20,12 @@ def draw(run: dict[str, Any], path: str) -> None:
     Raises:
         MissingPackageError: without matplotlib.
     """
-    figure = new_figure((11, 5), "--plot")
-    for axes, (column, label) in zip(figure.subplots(1, len(PANELS)), PANELS):
+    figure = new_figure((11, 5.5), "--plot")
+    panels = figure.subplots(1, len(PANELS))
+    for axes, (column, label) in zip(panels, PANELS):
         draw_lines(axes, run["rows"], column)
         axes.set(xlabel="image, megapixels", ylabel=label)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     save_figure(figure, path)
 
 
