@@ -6,6 +6,8 @@ its CPU plugin takes a fixed number of weighted bags alone (seen in 2026.4), so 
 """
 
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -97,8 +99,15 @@ def shape_of_rows(product: Any) -> Any:
 
 def bags_of(product: Any, table: Any, rows: Any) -> Any:
     """The operation that takes a product's place."""
-    ops = needed("openvino.opset13", "writing OpenVINO", "export")
+    ops = operations()
     weights = ops.squeeze(product.input_value(0), np.array([1]))
     shape = np.array(weights.get_output_shape(0))
     rows = ops.reshape(ops.convert(rows, "i32"), shape, special_zero=False)
     return ops.unsqueeze(ops.embedding_bag_packed_sum(table, rows, weights), np.array([1]))
+
+
+def operations() -> Any:
+    """OpenVINO's module of operations, which before 2025 lay in another place."""
+    needed("openvino", "writing OpenVINO", "export")
+    place = "openvino.opset13" if find_spec("openvino.opset13") else "openvino.runtime.opset13"
+    return import_module(place)

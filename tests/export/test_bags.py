@@ -6,7 +6,7 @@ from small_detectors import small_detector
 from tiny_dino import image
 
 from dinov2_detrex.detector.deformable_attention import MultiScaleDeformableAttention
-from dinov2_detrex.export.bags import attention_for, sum_in_bags
+from dinov2_detrex.export.bags import attention_for, operations, sum_in_bags
 from dinov2_detrex.export.benchmark import METADATA
 from dinov2_detrex.export.graph import DetectionGraph, exportable
 from dinov2_detrex.export.onnx_file import exports_here
@@ -22,8 +22,7 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # on some machines it computes in bfl
 
 def product_of_rows(num_bags, rows, width=4):
     """weights (N, 1, 6), table (7, width), rows -> (N, 1, 4)."""
-    import openvino.opset13 as ops
-
+    ops = operations()
     weights = ops.parameter(ov.PartialShape([num_bags, 1, 6]), np.float32, name="weights")
     table = ops.parameter([7, width], np.float32, name="table")
     rows = ops.parameter(ov.PartialShape([-1]), np.int32, name="rows") if rows is None else ops.constant(rows)
