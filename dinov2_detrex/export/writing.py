@@ -19,7 +19,7 @@ from dinov2_detrex.runtime.errors import UserError
 from dinov2_detrex.runtime.extras import needed
 from dinov2_detrex.runtime.files import write_text
 
-NAMED = "named_layers.onnx"
+NAMED, HALVED = ".named_layers.onnx", ".half.onnx"  # no names that a user gives to a file
 TRTEXEC = ".trtexec.sh"
 
 
@@ -88,7 +88,7 @@ def _compile(program: torch.export.ExportedProgram, path: Path, text: str) -> No
 
 def _halved(module: nn.Module, named: Path) -> Path:
     """The ONNX file in float16 where it may be; OpenVINO rounds weights by itself."""
-    half = named.with_name("half.onnx")
+    half = named.with_name(HALVED)
     model = needed("onnx", "writing float16", "export").load(named)
     to_half(named, half, precise_nodes(model, precise_modules(module)))
     return half
