@@ -3,8 +3,7 @@
     dinov2-detrex data clutter
     dinov2-detrex compare dino_dinov2_tiny_clutter dino_dinov2_tiny_plus_clutter
 
-It is the reference of the comparisons in benchmarks/RESULTS.md; to detect more, take dino_dinov2_tiny_plus_clutter.py.
-Hardware it is meant for: any CPU.
+Hardware it is meant for: any CPU. Not yet trained to its end.
 """
 
 from dinov2_detrex import get_config

@@ -1,10 +1,10 @@
-"""The tiny detector on the generated clutter with what helped it: the quickstart's optimizer and class weight.
+"""The tiny detector on the generated clutter with what helped it elsewhere: the quickstart's optimizer and class weight.
 
     dinov2-detrex data clutter
     python tools/train_net.py --config-file projects/dino_dinov2/configs/clutter/dino_dinov2_tiny_plus_clutter.py
 
-The model that it trains is dino_dinov2_tiny_clutter.py's, which it is compared with in benchmarks/RESULTS.md.
-Hardware it is meant for: any CPU.
+The model is dino_dinov2_tiny_clutter.py's. benchmarks/RESULTS.md has what both changes gave on the shapes and on real
+photographs. Hardware it is meant for: any CPU. Not yet trained to its end.
 """
 
 from ..shapes.dino_dinov2_tiny_shapes import optimizer
