@@ -1,4 +1,4 @@
-"""The tiny detector on the generated clutter with what helped it elsewhere: the quickstart's optimizer and class weight.
+"""The tiny detector on the generated clutter with what helped elsewhere: the quickstart's optimizer and class weight.
 
     dinov2-detrex data clutter
     python tools/train_net.py --config-file projects/dino_dinov2/configs/clutter/dino_dinov2_tiny_plus_clutter.py
