@@ -77,7 +77,6 @@ def tiny_dino(
 ) -> DINO:
     """The golden detector unless told otherwise; the dicts give a part's further arguments."""
     backbone = tiny_backbone(embed_dim) if backbone is None else backbone
-    names = list(backbone.output_shape())
     sizes = dict(
         embed_dim=embed_dim,
         num_heads=num_heads,
@@ -87,26 +86,10 @@ def tiny_dino(
         num_feature_levels=num_levels,
         num_points=num_points,
     )
-    criterion = (
-        dict(weight_dict=weight_dict(), **(criterion or {})) if "weight_dict" not in (criterion or {}) else criterion
-    )
-    matcher = HungarianMatcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0)
     return DINO(
         backbone=backbone,
         position_embedding=PositionEmbeddingSine(embed_dim // 2, temperature=10000, normalize=True, offset=-0.5),
-        neck=ChannelMapper(
-            **{
-                "input_shapes": {
-                    name: ShapeSpec(channels=shape.channels) for name, shape in backbone.output_shape().items()
-                },
-                "in_features": names,
-                "out_channels": embed_dim,
-                "kernel_size": 1,
-                "num_outs": num_levels,
-                "norm_layer": nn.GroupNorm(32, embed_dim),
-                **(neck or {}),
-            }
-        ),
+        neck=_neck(backbone.output_shape(), embed_dim, num_levels, neck or {}),
         transformer=DINOTransformer(
             encoder=DINOTransformerEncoder(num_layers=encoder_layers, **sizes, **(encoder or {})),
             decoder=DINOTransformerDecoder(
@@ -119,9 +102,22 @@ def tiny_dino(
         embed_dim=embed_dim,
         num_classes=num_classes,
         num_queries=num_queries,
-        criterion=DINOCriterion(**{"num_classes": num_classes, "matcher": matcher, **criterion}),
+        criterion=_criterion(num_classes, criterion or {}),
         **{"select_box_nums_for_evaluation": 20, "dn_number": 12, "device": "cpu", **kwargs},
     )
+
+
+def _neck(shapes, embed_dim, num_levels, arguments) -> ChannelMapper:
+    sizes = dict(out_channels=embed_dim, kernel_size=1, num_outs=num_levels)
+    input_shapes = {name: ShapeSpec(channels=shape.channels) for name, shape in shapes.items()}
+    named = dict(input_shapes=input_shapes, in_features=list(shapes), norm_layer=nn.GroupNorm(32, embed_dim))
+    return ChannelMapper(**{**sizes, **named, **arguments})
+
+
+def _criterion(num_classes, arguments) -> DINOCriterion:
+    weights = {} if "weight_dict" in arguments else {"weight_dict": weight_dict()}
+    matcher = HungarianMatcher(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0)
+    return DINOCriterion(**{"num_classes": num_classes, "matcher": matcher, **weights, **arguments})
 
 
 def record(image: torch.Tensor, boxes=None, classes=(), **extra) -> dict:

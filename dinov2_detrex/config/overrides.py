@@ -45,8 +45,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             does not fit; or it adds to or takes from a section whose options are declared.
     """
     for text in overrides:
-        text = _quoted(text)
-        override = _parse(text)
+        text, override = _parse(text)
         if override.is_delete():
             _delete(cfg, override.key_or_group, text)
             continue
@@ -63,37 +62,32 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return cfg
 
 
-def _quoted(text: str) -> str:
-    """`text` with its value in quotes where the value is plain text that Hydra's grammar cannot read without them."""
-    key, _, value = text.partition("=")
-    if _NOT_PLAIN.search(value) or _parses(text):
-        return text
-    escaped = re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + (end[2] and r"\""), value)
-    quoted = f'{key}="{escaped}"'
-    return quoted if _parses(quoted) else text
-
-
-def _parses(text: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(text)
-    except HydraException:
-        return False
-    return True
-
-
 def _parse(text: str):
+    """(text, what Hydra reads in it); a plain value that its grammar cannot read is put in quotes, in both."""
     if text.startswith("--"):
         raise UsageError(f"unknown flag {text!r}; the flags are shown by --help")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UsageError(
-            f"override {text!r} does not parse ({_first_line(error)}); write key=value without blanks around '=', "
-            "lists as key=[1,2], and quote values with special characters for the shell: 'key=\"a, b\"'"
-        ) from error
+        quoted = _quoted(text)
+        if quoted == text:
+            raise UsageError(
+                f"override {text!r} does not parse ({_first_line(error)}); write key=value without blanks around '=', "
+                "lists as key=[1,2], and quote values with special characters for the shell: 'key=\"a, b\"'"
+            ) from error
+        return _parse(quoted)
     if override.is_sweep_override():
         raise UsageError(f"override {text!r} is a sweep, which is not supported; a list is written key=[1,2]")
-    return override
+    return text, override
+
+
+def _quoted(text: str) -> str:
+    """`text` with a plain value in quotes."""
+    key, _, value = text.partition("=")
+    if _NOT_PLAIN.search(value):
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + (end[2] and r"\""), value)
+    return f'{key}="{escaped}"'
 
 
 def _delete(cfg, key: str, text: str) -> None:

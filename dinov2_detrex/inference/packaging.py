@@ -95,19 +95,8 @@ def make_package(
             or an argument is wrong.
     """
     content = read_checkpoint(trained.file)
-    classes = _classes(content, cfg)
-    facts = {
-        "format": FORMAT,
-        "name": name or folder.resolve().name,
-        "classes": [{"id": i, "name": name} for i, name in zip(classes.category_ids, classes.names)],
-        "thresholds": _thresholds(thresholds or {}, classes.names),
-        "preprocessing": _preprocessing(cfg),
-        "weights": _provenance(cfg, trained, content),
-        "metrics": _metrics(trained.file.parent, content),
-        "data": {part: dataset_names(cfg.dataloader.get(part)) for part in ("train", "test")},
-        **base_model_of(cfg.model, license),
-        "versions": _versions(),
-    }
+    facts = _facts(cfg, trained, content, name or folder.resolve().name, thresholds or {})
+    facts |= base_model_of(cfg.model, license)
     with _appearing(folder) as unfinished:
         files.write_json(unfinished / FACTS, facts, indent=1)
         save_file(_tensors(cfg, trained, content), unfinished / WEIGHTS, metadata={"format": "pt"})
@@ -117,6 +106,24 @@ def make_package(
         _copy_examples(examples, unfinished / EXAMPLES)
         Predictor(load(str(unfinished), ["train.device=cpu"]), unfinished)
     return facts
+
+
+def _facts(
+    cfg: DictConfig, trained: Trained, content: dict[str, Any], name: str, thresholds: dict[str, Any]
+) -> dict[str, Any]:
+    """What a package says of itself, but for what it is based on; see `read_facts`."""
+    classes = _classes(content, cfg)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "classes": [{"id": i, "name": name} for i, name in zip(classes.category_ids, classes.names)],
+        "thresholds": _thresholds(thresholds, classes.names),
+        "preprocessing": _preprocessing(cfg),
+        "weights": _provenance(cfg, trained, content),
+        "metrics": _metrics(trained.file.parent, content),
+        "data": {part: dataset_names(cfg.dataloader.get(part)) for part in ("train", "test")},
+        "versions": _versions(),
+    }
 
 
 @contextlib.contextmanager

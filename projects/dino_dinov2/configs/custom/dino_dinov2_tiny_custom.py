@@ -9,19 +9,10 @@ in benchmarks/RESULTS.md; dino_dinov2_tiny_plus_custom.py detects more.
 Hardware it is meant for: any CPU.
 """
 
-import detectron2.data.transforms as T
-from detectron2.config import LazyCall as L
-
 from ..clutter.dino_dinov2_tiny_clutter import lr_multiplier, model, optimizer, schedule, train
-from .dino_dinov2_s_custom import data, dataloader
+from .dino_dinov2_s_frozen_custom import data, dataloader
 
-dataloader.image.size = 160
-dataloader.image.max_size = "${.size}"  # of the longer side, also of the validation images
-dataloader.train.mapper.augmentation = [
-    L(T.RandomFlip)(),
-    L(T.ResizeShortestEdge)(short_edge_length="${dataloader.image.size}", max_size="${dataloader.image.max_size}"),
-]
-dataloader.train.mapper.augmentation_with_crop = None
+dataloader.image.size = 160  # of the longer side
 
 model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there are data; training needs them
 
