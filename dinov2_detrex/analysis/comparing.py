@@ -1,8 +1,8 @@
-"""Which of two recipes finds more? Paired runs, one of each for every seed, and the mean difference with its interval.
+"""Which recipe finds more? Paired runs, one of each for every seed, and the mean difference with its interval.
 
-Two runs of one seed share the data's order, so their difference varies less than either. Runs are processes of their
-own and end up below one folder, `a/seed-0`, `b/seed-0`, ...; what is there is not trained again, and a run that was
-interrupted goes on.
+Two recipes are compared with each other, or a reference with each of its options. Two runs of one seed share the
+data's order, so their difference varies less than either. Runs are processes of their own and end up below one folder,
+`a/seed-0`, `b/seed-0`, ...; what is there is not trained again, and a run that was interrupted goes on.
 """
 
 import json
@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two recipes.
+    """One of the recipes.
 
     Attributes:
-        name: "a" or "b", its folder.
+        name: "a", "b" or an option's, its folder.
         config_file: as of `dinov2-detrex train`.
         overrides: of its config.
     """
@@ -88,13 +89,16 @@ class Difference:
         return f"{self.mean:+.2f}{interval}"
 
 
-def compare(sides: Sequence[Side], seeds: Sequence[int], folder: Path) -> dict[str, dict[int, RunResult]]:
-    """Train what is missing, pair by pair.
+def compare(
+    sides: Sequence[Side], seeds: Sequence[int], folder: Path, at_once: int = 1
+) -> dict[str, dict[int, RunResult]]:
+    """Train what is missing, seed by seed.
 
     Args:
-        sides: A and B.
+        sides: A and B, or a reference and its options.
         seeds: of the runs.
         folder: of all runs.
+        at_once: runs that train side by side; the first one that fails keeps others from beginning.
 
     Returns:
         {"a": {seed: result}, "b": ...}.
@@ -104,9 +108,17 @@ def compare(sides: Sequence[Side], seeds: Sequence[int], folder: Path) -> dict[s
         UserError: a run failed.
     """
     results: dict[str, dict[int, RunResult]] = {side.name: {} for side in sides}
-    for seed in seeds:
-        for side in sides:
-            results[side.name][seed] = result_of(side, seed, folder / side.name / f"seed-{seed}")
+    with ThreadPoolExecutor(at_once) as pool:
+        runs = {
+            (side.name, seed): pool.submit(result_of, side, seed, folder / side.name / f"seed-{seed}")
+            for seed in seeds
+            for side in sides
+        }
+        try:
+            for (name, seed), run in runs.items():
+                results[name][seed] = run.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return results
 
 
@@ -177,10 +189,45 @@ def table(results: Mapping[str, Mapping[int, RunResult]]) -> str:
     rows.append(_row("minutes", [r.minutes for r in a], [r.minutes for r in b]))
     header = ("", "A", "B", f"B - A, mean of {len(a)} with 95 % interval")
     runs = [(seed, *(f"{results[name][seed].metrics['AP']:.2f}" for name in "ab")) for seed in results["a"]]
+    return _tables((rows, header), (runs, ("seed", "A", "B")))
+
+
+def table_of_options(results: Mapping[str, Mapping[int, RunResult]]) -> str:
+    """A line for the first side, the reference, and one for each other with what it gains, in Markdown."""
+    (reference, of_reference), *options = results.items()
+    rows = [(reference, *(f"{_mean(of_reference, name):.2f}" for name in METRICS), "1")]
+    for option, _ in options:
+        gains = gains_of(results, option)
+        rows.append((option, *(gains[name].shown for name in METRICS), f"{time_ratio(results, option):.2f}"))
+    header = (f"{len(of_reference)} seeds", *METRICS, "time")
+    runs = [(seed, *(f"{of[seed].metrics['AP']:.2f}" for of in results.values())) for seed in of_reference]
     return "\n\n".join(
         tabulate(r, h, tablefmt="github", disable_numparse=True)
-        for r, h in ((rows, header), (runs, ("seed", "A", "B")))
+        for r, h in ((rows, header), (runs, ("seed", *results)))
     )
+
+
+def gains_of(results: Mapping[str, Mapping[int, RunResult]], option: str) -> dict[str, Difference]:
+    """What an option gains over the first side, by metric."""
+    reference, runs = next(iter(results.values())), results[option]
+    return {
+        name: difference([reference[seed].metrics[name] for seed in runs], [runs[seed].metrics[name] for seed in runs])
+        for name in METRICS
+    }
+
+
+def time_ratio(results: Mapping[str, Mapping[int, RunResult]], option: str) -> float:
+    """Minutes of an option's training to those of the first side, the median over the pairs."""
+    reference, runs = next(iter(results.values())), results[option]
+    return statistics.median(runs[seed].minutes / reference[seed].minutes for seed in runs)
+
+
+def _tables(*tables: tuple[Sequence[Sequence], Sequence[str]]) -> str:
+    return "\n\n".join(tabulate(rows, header, tablefmt="github", disable_numparse=True) for rows, header in tables)
+
+
+def _mean(runs: Mapping[int, RunResult], name: str) -> float:
+    return statistics.fmean(run.metrics[name] for run in runs.values())
 
 
 def _row(name: str, a: Sequence[float], b: Sequence[float]) -> tuple[str, str, str, str]:

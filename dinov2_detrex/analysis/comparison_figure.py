@@ -1,4 +1,4 @@
-"""How does AP grow in the runs of two recipes, over steps and over minutes? (matplotlib, from the extra `plot`)"""
+"""How does AP grow in the runs of two recipes, and what does each option gain? (matplotlib, from the extra `plot`)"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dinov2_detrex.analysis.comparing import RunResult
+from dinov2_detrex.analysis.comparing import RunResult, gains_of
 from dinov2_detrex.visualization.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -35,6 +35,30 @@ def draw(results: Mapping[str, Mapping[int, RunResult]], names: Mapping[str, str
     over_steps.set(xlabel="steps", ylabel="AP")
     over_minutes.set(xlabel="minutes of training", ylabel="AP")
     over_steps.legend()
+    save_figure(figure, path)
+
+
+def draw_gains(results: Mapping[str, Mapping[int, RunResult]], path: Path) -> None:
+    """Save a figure of what every option gains in AP over the first side: its pairs, their mean and 95 % interval.
+
+    Args:
+        results: {"a": {seed: result}, option: ...}.
+        path: where the figure goes.
+
+    Raises:
+        MissingPackageError: without matplotlib.
+    """
+    reference, *options = results
+    figure = new_figure((8, 1.4 + 0.32 * len(options)))
+    panel = figure.subplots()
+    for place, option in enumerate(options):
+        gain = gains_of(results, option)["AP"]
+        pairs = [results[option][seed].metrics["AP"] - run.metrics["AP"] for seed, run in results[reference].items()]
+        panel.errorbar(gain.mean, place, xerr=gain.half_width, fmt="o", color=COLOURS["a"], capsize=3)
+        panel.plot(pairs, [place] * len(pairs), "|", color=COLOURS["b"], markersize=9)
+    panel.axvline(0, color="grey", linewidth=1)
+    panel.set(xlabel="gain in AP: pairs, mean and 95 % interval", yticks=range(len(options)), yticklabels=options)
+    panel.invert_yaxis()
     save_figure(figure, path)
 
 

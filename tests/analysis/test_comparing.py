@@ -1,16 +1,21 @@
 """Paired runs are compared as a textbook does, trained once, and continued where they were interrupted."""
 
+import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from dinov2_detrex import cli
 from dinov2_detrex.analysis import comparing
-from dinov2_detrex.analysis.comparing import RunResult, Side, difference, read_result, table
-from dinov2_detrex.commands.compare import _seeds
+from dinov2_detrex.analysis.comparing import RunResult, Side, difference, read_result, table, table_of_options
+from dinov2_detrex.analysis.comparison_figure import draw_gains
+from dinov2_detrex.commands import compare
 from dinov2_detrex.data import generate_shapes
 from dinov2_detrex.runtime.errors import UserError
 
@@ -35,11 +40,35 @@ def result(ap):
     return RunResult({"AP": ap, "AP50": 2 * ap, "AP75": ap, "APs": math.nan}, [(5, ap / 2), (10, ap)], 10, 0.6)
 
 
+def cells_of(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
+
+
 def test_the_table_tells_means_difference_and_every_run():
     text = table({"a": {0: result(20.0), 1: result(22.0)}, "b": {0: result(25.0), 1: result(26.0)}})
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line]
+    cells = cells_of(text)
     assert ["AP", "21.00", "25.50", "+4.50 ± 6.35"] in cells and ["minutes", "0.10", "0.10", "+0.00 ± 0.00"] in cells
     assert ["0", "20.00", "25.00"] in cells and ["1", "22.00", "26.00"] in cells
+
+
+def test_the_table_of_options_tells_what_each_gains_over_the_reference():
+    runs = {"a": {0: result(20.0), 1: result(22.0)}, "more": {0: result(25.0), 1: result(26.0)}, "b": {}}
+    runs["b"] = {seed: replace(run, step_s=0.9) for seed, run in runs["a"].items()}
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table_of_options(runs).splitlines() if line
+    ]
+    assert ["a", "21.00", "42.00", "21.00", "nan", "1"] in cells
+    assert ["more", "+4.50 ± 6.35", "+9.00 ± 12.71", "+4.50 ± 6.35", "+nan", "1.00"] in cells
+    assert ["b", "+0.00 ± 0.00", "+0.00 ± 0.00", "+0.00 ± 0.00", "+nan", "1.50"] in cells
+    assert ["1", "22.00", "26.00", "22.00"] in cells
+
+
+def test_the_figure_of_gains_shows_every_pair(tmp_path):
+    runs = {"a": {0: result(20.0), 1: result(22.0)}, "more": {0: result(25.0), 1: result(26.0)}}
+    draw_gains(runs, tmp_path / "gains.png")
+    shown = np.asarray(Image.open(tmp_path / "gains.png").convert("RGB")).astype(int)
+    columns = sorted(set((abs(shown - (255, 127, 14)).sum(axis=2) < 30).nonzero()[1]))  # tab:orange, the ticks of pairs
+    assert 1 + sum(np.diff(columns) > 5) == 2
 
 
 def test_the_averaged_weights_count_where_there_are_any(tmp_path):
@@ -60,15 +89,56 @@ def test_the_averaged_weights_count_where_there_are_any(tmp_path):
 def test_seeds_are_numbers_or_ranges(texts, seeds):
     if seeds is None:
         with pytest.raises(UserError, match="--seeds"):
-            _seeds(texts)
+            compare._seeds(texts)
     else:
-        assert _seeds(texts) == seeds
+        assert compare._seeds(texts) == seeds
 
 
 @pytest.mark.parametrize("words", [[str(CONFIG)], [str(CONFIG)] * 3, ["train.max_iter=3"]])
 def test_other_than_two_recipes_are_refused(words, capsys):
     assert cli.run_command("compare", words) == 2
     assert "two recipes are compared" in capsys.readouterr().err
+
+
+def test_options_are_the_reference_with_changes_or_another_recipe():
+    words = [str(CONFIG), "train.max_iter=4", "--option", "lr", "optimizer.lr=0.002", "--option", "other", "b.py"]
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    assert compare._options([str(CONFIG)], ["train.max_iter=4"], parser.parse_args(words)) == [
+        ("a", str(CONFIG), ["train.max_iter=4"]),
+        ("lr", str(CONFIG), ["train.max_iter=4", "optimizer.lr=0.002"]),
+        ("other", "b.py", ["train.max_iter=4"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--option", "a", "optimizer.lr=1"], "the names a are taken"),
+        (["--option", "a/b", "optimizer.lr=1"], "expected is a name"),
+        (["--option", "alone"], "expected is a name"),
+        (["--option", "two", "one.py", "two.py"], "expected is a name"),
+        (["--option", "x", "optimizer.lr=1", "--with-b", "optimizer.lr=2"], "no --with-a or --with-b"),
+        (["--option", "x", "optimizer.lr=1", "--at-once", "0"], "--at-once 0"),
+        (["--option", "x", "optimizer.rate=1"], "unknown key 'optimizer.rate'"),
+    ],
+)
+def test_options_that_are_none_are_refused_before_anything_trains(words, said, tmp_path, capsys):
+    assert cli.run_command("compare", [str(CONFIG), *words, "--output-dir", str(tmp_path / "runs")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_runs_side_by_side_end_with_the_first_that_fails(tmp_path, monkeypatch):
+    begun = []
+
+    def train(side, seed, folder):
+        begun.append((side.name, seed))
+        raise UserError(f"{side.name} failed")
+
+    monkeypatch.setattr(comparing, "_train", train)
+    with pytest.raises(UserError, match="a failed"):
+        comparing.compare([Side(name, "recipe", ()) for name in "abcdefgh"], range(20), tmp_path, at_once=2)
+    assert len(begun) < 100
 
 
 @pytest.mark.slow
