@@ -36,6 +36,9 @@ _NOT_PLAIN = re.compile(r"""^$|^[\[({"'\s]|\s$|\s[\w.]+=""")
 def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Change `cfg` in place, in order, and return it; of two overrides of a key the last one counts, as in Hydra.
 
+    A dictionary is merged into the section that is there; where it names another `_target_`, arguments that the new
+    callable does not take are dropped.
+
     Args:
         cfg: a config with all its sections.
         overrides: e.g. ["train.max_iter=100", "+model.note=mine", "data.names=[a,b]", "~optimizer.betas"].
@@ -50,6 +53,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             _delete(cfg, override.key_or_group, text)
             continue
         _check_options(cfg, override.key_or_group, override.value(), text)
+        _change_callables(cfg, override.key_or_group, override.value())
         if not override.is_add() and not override.is_force_add():
             _check_key(cfg, override.key_or_group, override.value(), text)
             text = "+" + text  # checked: a parameter that the config leaves out may be created without a warning
@@ -122,6 +126,24 @@ def _check_options(cfg, key: str, value, text: str) -> None:
         raise UsageError(f"override {text!r}: {refused_value(key, value, wanted)}")
     elif isinstance(value, (str, QuotedString)) and "${" not in str(value) and {*kinds} <= {int, float}:
         raise UsageError(f"override {text!r}: {refused_value(key, str(value), wanted)}")
+
+
+def _change_callables(cfg, key: str, value) -> None:
+    """Where a dictionary names a callable, set it already, and drop what it does not take; inner ones likewise."""
+    if not isinstance(value, dict):
+        return
+    try:
+        node = OmegaConf.select(cfg, key)
+    except OmegaConfBaseException:
+        return  # it is reported when the key is checked
+    if not isinstance(node, DictConfig):
+        return
+    if "_target_" in value:
+        node["_target_"] = value["_target_"]
+        for name in [name for name in node.keys() if not str(name).startswith("_") and not _accepts(node, name)]:
+            node.pop(name)
+    for name, inner in value.items():
+        _change_callables(node, str(name), inner)
 
 
 def _check_key(cfg, key: str, value, text: str) -> None:

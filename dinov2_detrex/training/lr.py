@@ -4,11 +4,32 @@ import math
 
 import torch
 from detectron2.utils.events import get_event_storage
+from fvcore.common.param_scheduler import CompositeParamScheduler, ConstantParamScheduler, CosineParamScheduler
 
 from dinov2_detrex.config.train_options import ScaleLrOptions, ScaleRule
+from dinov2_detrex.runtime.values import refused, require_share
 from dinov2_detrex.training.trainer import TrainerHook
 
 END = 1.0 - 1e-9  # schedulers are defined on [0, 1); some raise at 1
+
+
+def flat_then_cosine(flat: float = 0.5, end_value: float = 0.01) -> CompositeParamScheduler:
+    """A multiplier of 1 for a share of the run, then half a wave of a cosine down (RTMDet, Lyu et al. 2022).
+
+    In a config: `lr_multiplier.scheduler = L(flat_then_cosine)()`.
+
+    Args:
+        flat: the share, 0..1, 0 and 1 not included.
+        end_value: of the multiplier, from 0 to 1.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+    require_share("flat_then_cosine", flat=flat, end_value=end_value)
+    if flat in (0, 1):
+        raise refused("flat_then_cosine", "flat", flat, "above 0 and below 1")
+    parts = [ConstantParamScheduler(1.0), CosineParamScheduler(1.0, end_value)]
+    return CompositeParamScheduler(parts, [flat, 1 - flat], ["rescaled", "rescaled"])
 
 
 class LearningRate(TrainerHook):

@@ -59,6 +59,23 @@ def test_an_override_of_hydras_grammar_is_applied(cfg, override, key, value):
     assert OmegaConf.select(cfg, key) == value
 
 
+def test_a_dictionary_with_another_callable_keeps_the_arguments_that_it_takes(cfg):
+    cfg.model.kernel_size = 3
+    apply_overrides(cfg, ["model={_target_: torch.nn.Linear, in_features: 4, out_features: '${width}'}"])
+    assert dict(cfg.model) == {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 8}
+    cfg.model.bias = False
+    apply_overrides(cfg, ["model={_target_: torch.nn.Bilinear, in1_features: 1, in2_features: 2}"])
+    assert cfg.model.bias is False and cfg.model.out_features == 8 and "in_features" not in cfg.model
+
+
+def test_the_callable_of_a_section_inside_a_dictionary_changes_too(cfg):
+    apply_overrides(cfg, ["+train.part={a: {_target_: torch.nn.ReLU, inplace: true}}"])
+    apply_overrides(cfg, ["train.part={a: {_target_: torch.nn.ELU, alpha: 2.0}}"])
+    assert cfg.train.part.a == {"_target_": "torch.nn.ELU", "inplace": True, "alpha": 2.0}
+    with pytest.raises(UsageError, match="alpah"):
+        apply_overrides(cfg, ["train.part={a: {_target_: torch.nn.ELU, alpah: 2.0}}"])
+
+
 @given(middle=st.text(st.characters(exclude_characters="$,", exclude_categories=["C", "Z"]) | st.just(" ")))
 @example(middle="photographs#train")
 @example(middle="René's photographs (1)")

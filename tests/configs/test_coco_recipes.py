@@ -254,6 +254,8 @@ def test_the_plus_recipes_take_four_layers_and_drop_the_groups_for_evaluation(na
 def test_the_plus_recipes_keep_the_rate_for_half_the_run_and_end_augmentation_before_the_end(name):
     cfg, epochs = recipe(name).cfg, int(name[-4:-2])
     assert (cfg.train.max_iter, cfg.dataloader.train.mapper.preset_epochs) == (epochs * 7500, epochs * 5 / 6)
+    longer = load(name, ["schedule.images_per_epoch=160", "schedule.min_iters=3000"])
+    assert (longer.train.max_iter, longer.dataloader.train.mapper.preset_epochs) == (3000, 300 * 5 / 6)
     multiplier = instantiate(cfg.lr_multiplier)
     assert [multiplier(where) for where in (0.02, 0.49)] == [1.0, 1.0]
     assert multiplier(0.75) == pytest.approx(0.505, abs=0.01) and multiplier(1 - 1e-9) == pytest.approx(0.01, abs=1e-4)

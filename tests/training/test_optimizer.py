@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
 from detectron2.solver.build import get_default_optimizer_params
 from omegaconf import OmegaConf
 
 from dinov2_detrex.config.loading import load
 from dinov2_detrex.config.train_options import ClipGradOptions, ClipGradParams
+from dinov2_detrex.runtime.errors import UsageError
+from dinov2_detrex.training.lr import flat_then_cosine
 from dinov2_detrex.training.optimizer import build_optimizer, gradient_clipping
 from dinov2_detrex.training.run import run
 
@@ -58,3 +61,18 @@ def test_a_run_sets_nothing_on_its_config(tiny_env, tmp_path):
     before = copy.deepcopy(cfg)
     assert run(cfg, str(CONFIG)) == 0
     assert cfg == before and cfg.train.seed == -1 and cfg.train.device is None
+
+
+def test_a_rate_that_stays_then_falls_is_one_override_of_any_recipe():
+    for recipe in ("dino_dinov2_b_12ep", "dino_dinov2_tiny_shapes"):
+        cfg = load(
+            recipe, ["lr_multiplier.scheduler={_target_: dinov2_detrex.training.lr.flat_then_cosine, flat: 0.4}"]
+        )
+        multiplier = instantiate(cfg.lr_multiplier)
+        assert multiplier(0.3) == 1.0 and multiplier(0.7) == pytest.approx(0.505) and multiplier(1 - 1e-9) < 0.0101
+
+
+@pytest.mark.parametrize("wrong", [{"flat": 0}, {"flat": 1.0}, {"flat": 1.2}, {"end_value": -0.1}, {"flat": "half"}])
+def test_a_share_of_the_run_that_is_none_is_refused(wrong):
+    with pytest.raises(UsageError, match=f"flat_then_cosine: {next(iter(wrong))}="):
+        flat_then_cosine(**wrong)

@@ -8,7 +8,8 @@ was left out since it did not help where it was measured. At inference the four 
 """
 
 from detectron2.config import LazyCall as L
-from fvcore.common.param_scheduler import CompositeParamScheduler, ConstantParamScheduler, CosineParamScheduler
+
+from dinov2_detrex.training.lr import flat_then_cosine
 
 from .dino_dinov2_b_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
@@ -29,15 +30,12 @@ model.transformer.one_to_many_queries = "${d2d.scaled:${..num_queries},0.3334}"
 train.model_ema.enabled = True
 train.model_ema.decay = 0.9997
 train.model_ema.warmup = 2000
-lr_multiplier.scheduler = L(CompositeParamScheduler)(
-    schedulers=[L(ConstantParamScheduler)(value=1.0), L(CosineParamScheduler)(start_value=1.0, end_value=0.01)],
-    lengths=[0.5, 0.5],
-    interval_scaling=["rescaled", "rescaled"],
-)
+lr_multiplier.scheduler = L(flat_then_cosine)()
 schedule.warmup_iters = 1000
 
-# colour, blur and a box-keeping crop, but in the last sixth of the epochs
+# colour, blur and a box-keeping crop, but in the last sixth of the run, however long `schedule.min_iters` makes it
+_passes = "${d2d.share:${train.max_iter},${dataloader.train.total_batch_size},${schedule.images_per_epoch}}"
 dataloader.train.mapper.preset = "light"
-dataloader.train.mapper.preset_epochs = "${d2d.share:${schedule.epochs},5,6}"
+dataloader.train.mapper.preset_epochs = "${d2d.share:" + _passes + ",5,6}"
 
 train.output_dir = "./output/dino_dinov2_b_plus_12ep"
