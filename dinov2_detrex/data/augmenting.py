@@ -9,7 +9,7 @@ Ghiasi et al. 2021. Box-keeping crop: Liu et al. 2016 (SSD). The rest are torchv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from dinov2_detrex.data.masks import mask_in_box
 from dinov2_detrex.runtime.errors import UsageError, did_you_mean
 
 GREY = 114  # of what no picture covers
+GROUND: Any = {tv_tensors.Image: GREY, "others": 0}  # of a kind that the annotations of torchvision do not know
 MIN_SIDE_PX = 2.0  # smaller boxes are dropped
 MIN_VISIBLE = 0.3  # share of a box that a cut or something pasted must leave
 
@@ -34,13 +35,15 @@ class Picture:
         pixels: (H, W, 3), uint8, RGB.
         boxes: (N, 4), float, XYXY in pixels.
         classes: (N,), int.
-        outlines: COCO's segmentation of each object, None where it has none; empty as soon as a step has changed the
-            picture.
+        masks: (N, H, W), uint8, 1 on the object and 0 elsewhere; None where masks are not asked for.
+        outlines: without `masks`, COCO's segmentation of each object, None where it has none, by which objects are cut
+            out; empty as soon as a step has changed the picture.
     """
 
     pixels: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
+    masks: np.ndarray | None = None
     outlines: Sequence[Any] = ()
 
     @property
@@ -52,22 +55,47 @@ class Picture:
         """Stretched to that size."""
         image = Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BILINEAR)
         scale = np.array([width, height, width, height]) / np.array([*self.hw[::-1]] * 2)
-        return Picture(np.asarray(image), self.boxes * scale, self.classes)
+        masks = None if self.masks is None else _stretched(self.masks, height, width)
+        return Picture(np.asarray(image), self.boxes * scale, self.classes, masks)
 
     def cut(self, x0: int, y0: int, x1: int, y1: int) -> "Picture":
-        """What lies in the window; boxes of which too little is left are dropped."""
+        """What lies in the window; objects of whose box too little is left are dropped."""
         boxes = (self.boxes - [x0, y0, x0, y0]).clip(0, [x1 - x0, y1 - y0] * 2)
-        keep = areas(boxes) >= MIN_VISIBLE * areas(self.boxes)
-        return Picture(self.pixels[y0:y1, x0:x1], boxes[keep], self.classes[keep]).sound()
+        masks = None if self.masks is None else self.masks[:, y0:y1, x0:x1]
+        inside = Picture(self.pixels[y0:y1, x0:x1], boxes, self.classes, masks)
+        return inside.chosen(areas(boxes) >= MIN_VISIBLE * areas(self.boxes)).sound()
+
+    def laid(self, canvas: np.ndarray, x: int, y: int) -> "Picture":
+        """Painted onto a canvas (H, W, 3) at (x, y), where it fits; the canvas is changed."""
+        height, width = self.hw
+        canvas[y : y + height, x : x + width] = self.pixels
+        masks = None
+        if self.masks is not None:
+            masks = np.zeros((len(self.masks), *canvas.shape[:2]), np.uint8)
+            masks[:, y : y + height, x : x + width] = self.masks
+        return Picture(canvas, self.boxes + np.array([x, y, x, y]), self.classes, masks)
 
     def sound(self) -> "Picture":
-        """Without boxes that are too small."""
-        keep = (self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_SIDE_PX).all(axis=1)
-        return Picture(self.pixels, self.boxes[keep], self.classes[keep])
+        """Without objects whose boxes are too small."""
+        return self.chosen((self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_SIDE_PX).all(axis=1))
 
-    def shifted(self, x: float, y: float) -> np.ndarray:
-        """The boxes where the picture lies at (x, y) of a larger one."""
-        return self.boxes + np.array([x, y, x, y])
+    def chosen(self, keep: np.ndarray) -> "Picture":
+        """With the objects at these places, or those that a mask (N,) tells."""
+        masks = None if self.masks is None else self.masks[keep]
+        return Picture(self.pixels, self.boxes[keep], self.classes[keep], masks)
+
+    def joined(self, *others: "Picture") -> "Picture":
+        """With the objects of other pictures of its size, which have masks if it has."""
+        pictures = (self, *others)
+        boxes, classes = (np.concatenate([getattr(p, name) for p in pictures]) for name in ("boxes", "classes"))
+        masks = None if self.masks is None else np.concatenate([p.masks for p in pictures if p.masks is not None])
+        return Picture(self.pixels, boxes, classes, masks)
+
+
+def _stretched(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Masks (N, H, W) at another size."""
+    resized = [Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST) for mask in masks]
+    return np.array(resized, dtype=np.uint8).reshape(-1, height, width)
 
 
 DrawPicture = Callable[[], Picture]  # another picture of the data set, at random
@@ -98,13 +126,10 @@ def mosaic(picture: Picture, draw: DrawPicture) -> Picture:
     height, width = picture.hw
     x, y = (np.random.uniform(0.35, 0.65, 2) * [width, height]).astype(int).tolist()
     windows = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    pixels, boxes, classes = np.empty_like(picture.pixels), [], []
+    canvas, pieces = np.empty_like(picture.pixels), []
     for source, (x0, y0, x1, y1) in zip([picture, draw(), draw(), draw()], windows):
-        piece = _filling(source, y1 - y0, x1 - x0)
-        pixels[y0:y1, x0:x1] = piece.pixels
-        boxes.append(piece.shifted(x0, y0))
-        classes.append(piece.classes)
-    return Picture(pixels, np.concatenate(boxes), np.concatenate(classes))
+        pieces.append(_filling(source, y1 - y0, x1 - x0).laid(canvas, x0, y0))
+    return pieces[0].joined(*pieces[1:])
 
 
 def _filling(picture: Picture, height: int, width: int) -> Picture:
@@ -121,8 +146,7 @@ def mix_up(picture: Picture, draw: DrawPicture) -> Picture:
     other = draw().resized(*picture.hw)
     share = np.random.beta(8.0, 8.0)
     mixed = share * picture.pixels.astype(np.float32) + (1 - share) * other.pixels
-    boxes, classes = np.concatenate([picture.boxes, other.boxes]), np.concatenate([picture.classes, other.classes])
-    return Picture(mixed.round().astype(np.uint8), boxes, classes).sound()
+    return replace(picture.joined(other), pixels=mixed.round().astype(np.uint8)).sound()
 
 
 def copy_paste(picture: Picture, draw: DrawPicture, most: int = 3) -> Picture:
@@ -148,16 +172,22 @@ def _pasted(picture: Picture, other: Picture, index: int) -> Picture:
     piece = Image.fromarray(other.pixels[y0:y1, x0:x1]).resize((width, height), Image.Resampling.BILINEAR)
     y, x = np.random.randint(picture.hw[0] - height + 1), np.random.randint(picture.hw[1] - width + 1)
     pixels = picture.pixels.copy()
-    window = pixels[y : y + height, x : x + width]
-    np.copyto(window, np.asarray(piece), where=_cut_out(other, index, (x0, y0, x1, y1), (height, width)))
+    window = np.s_[y : y + height, x : x + width]
+    shape = _cut_out(other, index, (x0, y0, x1, y1), (height, width))
+    np.copyto(pixels[window], np.asarray(piece), where=shape[:, :, None])
+    mask = None
+    if picture.masks is not None:
+        mask = np.zeros((1, *picture.hw), np.uint8)
+        mask[0][window] = shape
+        picture = replace(picture, masks=picture.masks * (1 - mask))
     box = np.array([[x, y, x + width, y + height]], dtype=np.float64)
-    keep = _uncovered(picture.boxes, box[0]) >= MIN_VISIBLE
-    boxes, classes = picture.boxes[keep], picture.classes[keep]
-    return Picture(pixels, np.concatenate([boxes, box]), np.concatenate([classes, other.classes[index : index + 1]]))
+    pasted = Picture(pixels, box, other.classes[index : index + 1], mask)
+    left = picture.chosen(_uncovered(picture.boxes, box[0]) >= MIN_VISIBLE)
+    return replace(left, pixels=pixels).joined(pasted)
 
 
 def _cut_out(picture: Picture, index: int, box: tuple[int, int, int, int], hw: tuple[int, int]) -> np.ndarray:
-    """(height, width, 1), bool: what belongs to an object in its box, stretched to that size; all of it without a mask.
+    """(height, width), bool: what belongs to an object in its box, stretched to that size; all of it without a mask.
 
     Args:
         picture: the object's.
@@ -165,11 +195,13 @@ def _cut_out(picture: Picture, index: int, box: tuple[int, int, int, int], hw: t
         box: XYXY, whole pixels.
         hw: height and width wanted.
     """
-    outline = picture.outlines[index] if len(picture.outlines) else None
-    mask = None if outline is None else mask_in_box(outline, picture.hw, box)
-    if mask is None:
-        return np.ones((*hw, 1), dtype=bool)
-    return np.asarray(Image.fromarray(mask).resize((hw[1], hw[0]), Image.Resampling.NEAREST), dtype=bool)[:, :, None]
+    x0, y0, x1, y1 = box
+    if picture.masks is not None:
+        mask = picture.masks[index, y0:y1, x0:x1]
+    else:
+        outline = picture.outlines[index] if len(picture.outlines) else None
+        mask = None if outline is None else mask_in_box(outline, picture.hw, box)
+    return np.ones(hw, dtype=bool) if mask is None else _stretched(mask[None], *hw)[0].astype(bool)
 
 
 def _uncovered(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -191,11 +223,14 @@ class OfTorchvision:
         pixels = torch.from_numpy(np.ascontiguousarray(picture.pixels.transpose(2, 0, 1)))  # H W C -> C H W
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=picture.hw)  # pyright: ignore[reportCallIssue]
         sample = {"image": tv_tensors.Image(pixels), "boxes": boxes, "labels": torch.from_numpy(picture.classes)}
+        if picture.masks is not None:
+            sample["masks"] = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(picture.masks)))
         if not len(picture.boxes) and isinstance(self.transform, v2.RandomIoUCrop):
             return picture  # it looks for a window by its overlap with boxes
         changed = v2.SanitizeBoundingBoxes(min_size=MIN_SIDE_PX)(self.transform(sample))
         image = changed["image"].permute(1, 2, 0).contiguous().numpy()  # C H W -> H W C
-        return Picture(image, changed["boxes"].numpy().reshape(-1, 4), changed["labels"].numpy())
+        masks = changed["masks"].numpy() if "masks" in changed else None
+        return Picture(image, changed["boxes"].numpy().reshape(-1, 4), changed["labels"].numpy(), masks)
 
 
 def large_scale_jitter(picture: Picture, draw: DrawPicture) -> Picture:
@@ -207,9 +242,7 @@ def large_scale_jitter(picture: Picture, draw: DrawPicture) -> Picture:
         y0, x0 = (np.random.randint(side - own + 1) for side, own in zip(scaled.hw, picture.hw))
         return scaled.cut(x0, y0, x0 + width, y0 + height)
     y0, x0 = (np.random.randint(own - side + 1) for side, own in zip(scaled.hw, picture.hw))
-    canvas = np.full_like(picture.pixels, GREY)
-    canvas[y0 : y0 + scaled.hw[0], x0 : x0 + scaled.hw[1]] = scaled.pixels
-    return Picture(canvas, scaled.shifted(x0, y0), picture.classes).sound()
+    return scaled.laid(np.full_like(picture.pixels, GREY), x0, y0).sound()
 
 
 def _colour(strength: float) -> Step:
@@ -221,7 +254,7 @@ def _blur() -> Step:
 
 
 def _rotation(degrees: float) -> Step:
-    return OfTorchvision(v2.RandomRotation((-degrees, degrees), v2.InterpolationMode.BILINEAR, fill=GREY))
+    return OfTorchvision(v2.RandomRotation((-degrees, degrees), v2.InterpolationMode.BILINEAR, fill=GROUND))
 
 
 def _crop() -> Step:

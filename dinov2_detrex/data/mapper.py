@@ -16,10 +16,12 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
+from pycocotools import mask as coco_mask
 
 from dinov2_detrex.data import augmenting
 from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.image_reading import read_image
+from dinov2_detrex.data.masks import mask_of
 from dinov2_detrex.runtime.errors import UsageError, one_line
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class DetrDatasetMapper:
 
     Raises:
         ValueError: another `mask_format`.
-        UsageError: an unknown preset or step, or one beside masks, grey images or `is_train=False`.
+        UsageError: an unknown preset or step, or one beside grey images, `is_train=False` or masks as polygons.
     """
 
     def __init__(
@@ -87,7 +89,10 @@ class DetrDatasetMapper:
         self.preset, self.preset_epochs = preset, preset_epochs
         self._steps = augmenting.preset(preset, step_probabilities)
         if self._steps:
-            _check_goes_with(preset, is_train, mask_on, img_format)
+            _check_goes_with(preset, is_train, img_format)
+            if mask_on and mask_format != "bitmask":
+                wanted = "set dataloader.train.mapper.mask_format=bitmask"
+                raise UsageError(f"mapper.preset={preset} changes masks pixel by pixel: {wanted}")
         logger.info("augmentations: %s, with crop: %s", self.augmentation, self.augmentation_with_crop)
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -118,7 +123,7 @@ class DetrDatasetMapper:
         if not self._steps or self.preset_epochs is not None and epoch >= self.preset_epochs:
             return self._model_input(record, _read(record, self.img_format))
         others = (records[np.random.randint(len(records))] for _ in itertools.count())
-        picture = augmenting.apply(self._steps, _picture_of(record), lambda: _picture_of(dict(next(others))))
+        picture = augmenting.apply(self._steps, self._picture_of(record), lambda: self._picture_of(dict(next(others))))
         record["annotations"] = _annotations_of(picture)
         return self._model_input(record, picture.pixels[:, :, ::-1] if self.img_format == "BGR" else picture.pixels)
 
@@ -161,6 +166,27 @@ class DetrDatasetMapper:
             raise DatasetError(f"{file_name}: of {width} x {height} pixels the transforms leave none")
         return transforms
 
+    def _picture_of(self, record: dict) -> augmenting.Picture:
+        """A record's image with its objects, crowds left out, and where they are asked for their masks."""
+        pixels = _read(record, "RGB")
+        objects = [annotation for annotation in record.get("annotations", []) if annotation.get("iscrowd", 0) == 0]
+        boxes = [BoxMode.convert(list(map(float, a["bbox"])), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+        boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+        classes = np.array([a["category_id"] for a in objects], dtype=np.int64)
+        outlines = [annotation.get("segmentation") for annotation in objects]
+        if not self.mask_on:
+            return augmenting.Picture(pixels, boxes, classes, outlines=outlines)
+        _require_masks(objects, self.mask_format, record["file_name"])
+        height, width = pixels.shape[:2]
+        masks = np.zeros((len(objects), height, width), np.uint8)
+        for place, annotation in enumerate(objects):
+            found = mask_of(annotation["segmentation"], (height, width))
+            if found is None:
+                where = f"{record['file_name']}: the object with the box {annotation['bbox']}"
+                raise DatasetError(f"{where} has no sound segmentation of {width} x {height} pixels; {_WITHOUT_MASK}")
+            masks[place] = found
+        return augmenting.Picture(pixels, boxes, classes, masks)
+
     def _choose_augmentation(self) -> list:
         if self.augmentation_with_crop is None or np.random.rand() < 0.5:
             return self.augmentation
@@ -202,9 +228,9 @@ def _require_masks(annotations: list[dict], mask_format: str, file_name: str) ->
             raise DatasetError(f"{where} has an RLE mask: set dataloader.train.mapper.mask_format=bitmask")
 
 
-def _check_goes_with(preset: str, is_train: bool, mask_on: bool, img_format: str) -> None:
+def _check_goes_with(preset: str, is_train: bool, img_format: str) -> None:
     """UsageError for what a preset does not go with."""
-    clashes = {"is_train=False": not is_train, "mask_on=True": mask_on, f"img_format={img_format}": img_format == "L"}
+    clashes = {"is_train=False": not is_train, f"img_format={img_format}": img_format == "L"}
     for clash in (text for text, given in clashes.items() if given):
         raise UsageError(
             f"mapper.preset={preset} does not go with {clash}: presets change pictures in colour and boxes"
@@ -218,19 +244,12 @@ def _read(record: dict, img_format: str) -> np.ndarray:
     return pixels
 
 
-def _picture_of(record: dict) -> augmenting.Picture:
-    """A record's image with its objects, crowds left out."""
-    pixels = _read(record, "RGB")
-    objects = [annotation for annotation in record.get("annotations", []) if annotation.get("iscrowd", 0) == 0]
-    boxes = [BoxMode.convert(list(map(float, a["bbox"])), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
-    classes = np.array([a["category_id"] for a in objects], dtype=np.int64)
-    outlines = [annotation.get("segmentation") for annotation in objects]
-    return augmenting.Picture(pixels, np.array(boxes, dtype=np.float64).reshape(-1, 4), classes, outlines)
-
-
 def _annotations_of(picture: augmenting.Picture) -> list[dict]:
     pairs = zip(picture.boxes.tolist(), picture.classes.tolist())
-    return [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0} for box, label in pairs]
+    found = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": label, "iscrowd": 0} for box, label in pairs]
+    for annotation, mask in zip(found, () if picture.masks is None else picture.masks):
+        annotation["segmentation"] = coco_mask.encode(np.asfortranarray(mask))
+    return found
 
 
 def _check_size(dataset_dict: dict, pixels: np.ndarray) -> None:

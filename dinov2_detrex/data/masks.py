@@ -61,8 +61,16 @@ def box_of_segmentation(segmentation: list[Any] | dict[str, Any], image_hw: tupl
 
 
 def mask_in_box(segmentation: Any, image_hw: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray | None:
-    """(y1 - y0, x1 - x0), uint8: 255 on the object, in the window `box`, XYXY in whole pixels; None where the
+    """(y1 - y0, x1 - x0), uint8: 1 on the object, in the window `box`, XYXY in whole pixels; None where the
     segmentation is of another image size, no sound one, or leaves no pixel there."""
+    x0, y0, x1, y1 = box
+    whole = mask_of(segmentation, image_hw)
+    mask = None if whole is None else np.ascontiguousarray(whole[y0:y1, x0:x1])
+    return mask if mask is not None and mask.any() else None
+
+
+def mask_of(segmentation: Any, image_hw: tuple[int, int]) -> np.ndarray | None:
+    """(H, W), uint8: 1 on the object; None where the segmentation is of another image size, or no sound one."""
     rle: Any = segmentation  # of a kind that the stubs do not know
     if isinstance(segmentation, list) and segmentation and all(map(is_polygon, segmentation)):
         rle = coco_mask.merge(coco_mask.frPyObjects(rle, *image_hw))
@@ -70,6 +78,4 @@ def mask_in_box(segmentation: Any, image_hw: tuple[int, int], box: tuple[int, in
         return None
     elif isinstance(segmentation["counts"], list):
         rle = coco_mask.frPyObjects(rle, *image_hw)
-    x0, y0, x1, y1 = box
-    mask = np.ascontiguousarray(coco_mask.decode(rle)[y0:y1, x0:x1]) * np.uint8(255)
-    return mask if mask.any() else None
+    return coco_mask.decode(rle)

@@ -1,5 +1,9 @@
 """Presets change pictures and boxes together, the same for the same (seed, sample), and end when they are told to."""
 
+import copy
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from dinov2_detrex.data import DetrDatasetMapper, TrainLoader, augmenting
 from dinov2_detrex.data.augmenting import Picture
+from dinov2_detrex.data.errors import DatasetError
 from dinov2_detrex.data.masks import mask_in_box
 from dinov2_detrex.runtime.seeding import seeded
 
@@ -46,6 +51,34 @@ GEOMETRIC = {
 }
 
 
+def with_masks(drawn):
+    """A mask for each box, of the pixels in its class's colour."""
+    masks = np.zeros((len(drawn.boxes), *drawn.hw), np.uint8)
+    for mask, (x0, y0, x1, y1) in zip(masks, drawn.boxes.astype(int)):
+        mask[y0:y1, x0:x1] = 1
+    return replace(drawn, masks=masks)
+
+
+@pytest.mark.parametrize("name", [*GEOMETRIC, "mix-up"])
+def test_masks_stay_on_their_objects(name):
+    step, shares, insides = {**GEOMETRIC, "mix-up": augmenting.mix_up}[name], [], []
+    for seed in range(30):
+        with seeded(seed):
+            plain = step(picture(seed), drawer())
+        with seeded(seed):
+            after = step(with_masks(picture(seed)), lambda: with_masks(drawer()()))
+        assert np.array_equal(plain.pixels, after.pixels) and np.array_equal(plain.boxes, after.boxes)
+        assert after.masks.shape == (len(after.boxes), *after.hw) and after.masks.dtype == np.uint8
+        for mask, (x0, y0, x1, y1), label in zip(after.masks, after.boxes.round().astype(int), after.classes):
+            assert mask.max(initial=0) <= 1
+            if not mask.any():
+                continue  # pasted over
+            insides.append(mask[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1].sum() / mask.sum())
+            wrong = np.abs(after.pixels[mask > 0].astype(int) - COLOURS[label]).max(axis=-1)
+            shares.append((wrong < (170 if name == "mix-up" else 90)).mean())
+    assert len(shares) > 30 and np.mean(insides) > 0.99 and np.mean(shares) > 0.88
+
+
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_boxes_stay_on_their_objects(name):
     shares, changed = [], 0
@@ -75,6 +108,14 @@ def test_a_mix_has_both_pictures_and_the_boxes_of_both():
     )
 
 
+def test_something_pasted_takes_its_pixels_from_the_masks_below():
+    ground = with_masks(Picture(np.zeros((20, 20, 3), np.uint8), np.array([[0.0, 0, 20, 20]]), np.array([0])))
+    for seed in range(5):
+        with seeded(seed):
+            after = augmenting.copy_paste(ground, lambda: with_masks(drawer()()), most=1)
+        assert (after.masks.sum(axis=0) <= 1).all() and (len(after.masks) == 1 or after.masks.sum(axis=(1, 2)).all())
+
+
 def test_a_cut_drops_boxes_of_which_too_little_is_left():
     wide = Picture(np.zeros((20, 40, 3), np.uint8), np.array([[0.0, 0, 10, 10], [2, 2, 30, 12]]), np.array([1, 2]))
     cut = wide.cut(5, 0, 40, 20)
@@ -98,7 +139,7 @@ def test_a_pasted_object_with_a_mask_leaves_the_ground_around_it():
     triangle = [[10.0, 10, 30, 10, 10, 30]]
     white = np.full((60, 90, 3), 255, np.uint8)
     for outline, low, high in ((triangle, 0.4, 0.6), (None, 0.99, 1.0)):
-        other = Picture(white, np.array([[10.0, 10, 30, 30]]), np.array([3]), [outline])
+        other = Picture(white, np.array([[10.0, 10, 30, 30]]), np.array([3]), outlines=[outline])
         with seeded(2):
             pasted = augmenting.copy_paste(ground, lambda other=other: other)
         x0, y0, x1, y1 = pasted.boxes[0].astype(int)
@@ -137,6 +178,26 @@ def batches(records, count, start_iter=0, **mapper):
     return [next(source) for _ in range(count)]
 
 
+def test_a_preset_gives_masks_where_they_are_asked_for(records):
+    records = [copy.deepcopy(record) for record in records]
+    for record in records:
+        for annotation in record["annotations"]:
+            x0, y0, x1, y1 = annotation["bbox"]
+            annotation["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    plain = batches(records, 4, preset="strong")
+    masked = batches(records, 4, preset="strong", mask_on=True, mask_format="bitmask")
+    for one, other in zip([*itertools.chain(*plain)], [*itertools.chain(*masked)], strict=True):
+        assert torch.equal(one["image"], other["image"])
+        instances = other["instances"]
+        ours, whole = ({*map(tuple, found.gt_boxes.tensor.tolist())} for found in (instances, one["instances"]))
+        assert ours <= whole
+        assert instances.gt_masks.tensor.shape == (len(instances), *instances.image_size)
+        assert instances.gt_masks.tensor.flatten(1).any(dim=1).all()
+    records[2]["annotations"][0]["segmentation"] = {"size": [3, 3], "counts": [9]}
+    with pytest.raises(DatasetError, match="2.png: the object with the box .* no sound segmentation of 90 x 60 pixels"):
+        batches(records, 4, preset="strong", mask_on=True, mask_format="bitmask")
+
+
 def assert_same(one, other):
     for first, second in zip(one, other, strict=True):
         for a, b in zip(first, second, strict=True):
@@ -169,12 +230,12 @@ def test_channels_are_swapped_for_bgr(records):
     "arguments, message",
     [
         ({"preset": "strnog"}, "did you mean strong"),
-        ({"preset": "light", "mask_on": True}, "mask_on=True"),
+        ({"preset": "light", "mask_on": True}, "mask_format=bitmask"),
         ({"preset": "light", "img_format": "L"}, "img_format=L"),
         ({"preset": "light", "is_train": False}, "is_train=False"),
         ({"step_probabilities": {"mosiac": 0.5}}, "no step 'mosiac'; the steps are copy_paste, mosaic"),
         ({"step_probabilities": {"mosaic": 1.5}}, "step_probabilities.mosaic=1.5 must be a number from 0 to 1"),
-        ({"step_probabilities": {"mosaic": 0.5}, "mask_on": True}, "mask_on=True"),
+        ({"step_probabilities": {"mosaic": 0.5}, "mask_on": True}, "mask_format=bitmask"),
     ],
 )
 def test_a_preset_that_cannot_be_is_refused(arguments, message):
@@ -189,7 +250,7 @@ def test_a_mask_is_read_in_every_form_that_coco_has():
     compressed = coco_mask.encode(np.asfortranarray(on))
     forms = [[[2.0, 1, 5, 1, 5, 4, 2, 4]], {"size": [6, 8], "counts": runs}, compressed]
     for form in forms:
-        assert mask_in_box(form, (6, 8), (1, 0, 6, 5)).tolist() == (on[0:5, 1:6] * 255).tolist()
+        assert mask_in_box(form, (6, 8), (1, 0, 6, 5)).tolist() == on[0:5, 1:6].tolist()
     for nothing in ([], [[1, 2]], {"size": [5, 8], "counts": runs}, "mask"):
         assert mask_in_box(nothing, (6, 8), (1, 0, 6, 5)) is None
     assert mask_in_box(compressed, (6, 8), (6, 0, 8, 6)) is None  # no pixel there
