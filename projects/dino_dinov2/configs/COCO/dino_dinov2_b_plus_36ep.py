@@ -1,4 +1,4 @@
-"""DINO on a frozen DINOv2-B with what detectors have learnt since DINO, 36 epochs of COCO, with strong augmentation.
+"""DINO on a frozen DINOv2-B with what detectors have learnt since DINO, 36 epochs of COCO.
 
     python tools/train_net.py --config-file projects/dino_dinov2/configs/COCO/dino_dinov2_b_plus_36ep.py --num-gpus 8
 
@@ -8,5 +8,4 @@ Hardware it is meant for: 8 GPUs with 40 GB or more, batch 16 in all. Not yet tr
 from .dino_dinov2_b_plus_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
 
 schedule.epochs = 36
-dataloader.train.mapper.preset = "strong"  # three times as many epochs can learn from pictures that are harder
 train.output_dir = "./output/dino_dinov2_b_plus_36ep"

@@ -3,8 +3,8 @@
     python tools/train_net.py --config-file projects/dino_dinov2/configs/custom/dino_dinov2_tiny_plus_custom.py \
         data.path=my/folder train.init_checkpoint=output/dino_dinov2_tiny_shapes/model_final.pth
 
-That checkpoint is the quickstart's; from it a detector of blood cells learnt in half of the steps. Everything else is as
-in dino_dinov2_tiny_custom.py, with which benchmarks/RESULTS.md compares this one.
+That checkpoint is the quickstart's; a detector of blood cells learnt from it in half of the steps. Everything else is
+as in dino_dinov2_tiny_custom.py, with which benchmarks/RESULTS.md compares this one.
 Hardware it is meant for: any CPU.
 """
 
