@@ -201,10 +201,7 @@ def table_of_options(results: Mapping[str, Mapping[int, RunResult]]) -> str:
         rows.append((option, *(gains[name].shown for name in METRICS), f"{time_ratio(results, option):.2f}"))
     header = (f"{len(of_reference)} seeds", *METRICS, "time")
     runs = [(seed, *(f"{of[seed].metrics['AP']:.2f}" for of in results.values())) for seed in of_reference]
-    return "\n\n".join(
-        tabulate(r, h, tablefmt="github", disable_numparse=True)
-        for r, h in ((rows, header), (runs, ("seed", *results)))
-    )
+    return _tables((rows, header), (runs, ("seed", *results)))
 
 
 def gains_of(results: Mapping[str, Mapping[int, RunResult]], option: str) -> dict[str, Difference]:

@@ -132,6 +132,9 @@ def test_a_preset_takes_any_picture_and_leaves_its_long_side(name):
             for start in (picture(seed), empty):
                 after = augmenting.apply(augmenting.preset(name), start, lambda other=other: other)
                 assert max(after.hw) == max(start.hw) and min(after.hw) > 4 and after.boxes.shape[1] == 4
+            for start in (with_masks(picture(seed)), with_masks(empty)):
+                after = augmenting.apply(augmenting.preset(name), start, lambda other=other: with_masks(other))
+                assert after.masks.shape == (len(after.boxes), *after.hw)
 
 
 def test_a_pasted_object_with_a_mask_leaves_the_ground_around_it():
