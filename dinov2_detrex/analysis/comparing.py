@@ -164,10 +164,12 @@ def read_result(folder: Path) -> RunResult:
         raise UserError(f"{path} holds no box AP: the recipe needs dataloader.evaluator and a run that ends")
     last = evaluations[-1]
     metrics = {name: float("nan") if (value := last.get(prefix + name)) is None else value for name in METRICS}
-    curve = [(line["iteration"] + 1, line[f"{prefix}AP"]) for line in evaluations]
-    times = [line["time"] for line in lines if line.get("time")]
-    steps = max(line["iteration"] for line in lines) + 1
-    return RunResult(metrics, curve, steps, statistics.median(times) if times else math.nan)
+    timed = [line for line in lines if line.get("time")]
+    steps = 1 + max(line["iteration"] for line in timed or lines)  # an evaluation after the last one has its number
+    curve = [
+        (min(line["iteration"] + 1, steps), line[f"{prefix}AP"]) for line in evaluations
+    ]  # the last: after all steps
+    return RunResult(metrics, curve, steps, statistics.median(line["time"] for line in timed) if timed else math.nan)
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference:

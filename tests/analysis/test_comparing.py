@@ -71,6 +71,13 @@ def test_the_figure_of_gains_shows_every_pair(tmp_path):
     assert 1 + sum(np.diff(columns) > 5) == 2
 
 
+def test_the_evaluation_after_the_last_step_counts_as_none(tmp_path):
+    lines = [{"iteration": 4, "time": 0.5}, {"iteration": 9, "time": 0.7}, {"iteration": 10, "bbox/AP": 20.0}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    found = read_result(tmp_path)
+    assert (found.steps, found.curve) == (10, [(10, 20.0)]) and found.step_s == pytest.approx(0.6)
+
+
 def test_the_averaged_weights_count_where_there_are_any(tmp_path):
     lines = [{"iteration": 4, "bbox/AP": 10.0, "time": 0.5}, {"iteration": 9, "bbox/AP": 20.0, "time": 0.7}]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
