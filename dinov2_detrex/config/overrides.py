@@ -140,8 +140,9 @@ def _change_callables(cfg, key: str, value) -> None:
         return
     if "_target_" in value:
         node["_target_"] = value["_target_"]
-        for name in [name for name in node.keys() if not str(name).startswith("_") and not _accepts(node, name)]:
-            node.pop(name)
+        for name in map(str, [*node.keys()]):
+            if not name.startswith("_") and not _accepts(node, name):
+                node.pop(name)
     for name, inner in value.items():
         _change_callables(node, str(name), inner)
 

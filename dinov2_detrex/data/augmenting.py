@@ -77,7 +77,7 @@ class Picture:
 
     def sound(self) -> "Picture":
         """Without objects whose boxes are too small."""
-        return self.chosen((self.boxes[:, 2:] - self.boxes[:, :2] >= MIN_SIDE_PX).all(axis=1))
+        return self.chosen(np.min(self.boxes[:, 2:] - self.boxes[:, :2], axis=1) >= MIN_SIDE_PX)
 
     def chosen(self, keep: np.ndarray) -> "Picture":
         """With the objects at these places, or those that a mask (N,) tells."""
