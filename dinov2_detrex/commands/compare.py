@@ -13,7 +13,7 @@ interval a lie, and of many options the best looks better than it is: judge it a
 
 import re
 
-from dinov2_detrex.cli import OVERRIDE, split_words
+from dinov2_detrex.cli import AT_LEAST_1, OVERRIDE, split_words
 from dinov2_detrex.runtime.errors import UsageError
 
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?", re.ASCII)
@@ -33,7 +33,7 @@ def add_arguments(parser):
         metavar=("NAME", "RECIPE|key=value"),
         help="A with these changes, or another recipe; may be given many times",
     )
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs that train side by side (default: 1)")
+    parser.add_argument("--at-once", type=AT_LEAST_1, default=1, metavar="N", help="runs side by side (default: 1)")
     parser.add_argument("--output-dir", default="output/compare", metavar="DIR", help="of all runs")
 
 
@@ -41,8 +41,6 @@ def run(args):
     recipes, overrides = split_words(args.words, _is_recipe)
     sides = _options(recipes, overrides, args) if args.option else _two(recipes, overrides, args)
     seeds = _seeds(args.seeds)
-    if args.at_once < 1:
-        raise UsageError(f"--at-once {args.at_once}: at least one run trains")
 
     import logging
     from pathlib import Path

@@ -61,6 +61,7 @@ TARGETS = {
     "dinov2_detrex.data.TrainLoader",
     "dinov2_detrex.data.coco_dataset_dicts",
     "dinov2_detrex.evaluation.COCOEvaluator",
+    "dinov2_detrex.training.lr.flat_then_cosine",
     "dinov2_detrex.training.muon.Muon",
     "dinov2_detrex.training.muon.matrices_apart",
 }

@@ -126,7 +126,7 @@ def test_options_are_the_reference_with_changes_or_another_recipe():
         (["--option", "alone"], "expected is a name"),
         (["--option", "two", "one.py", "two.py"], "expected is a name"),
         (["--option", "x", "optimizer.lr=1", "--with-b", "optimizer.lr=2"], "no --with-a or --with-b"),
-        (["--option", "x", "optimizer.lr=1", "--at-once", "0"], "--at-once 0"),
+        (["--option", "x", "optimizer.lr=1", "--at-once", "0"], "--at-once: '0' must be a whole number of at least 1"),
         (["--option", "x", "optimizer.rate=1"], "unknown key 'optimizer.rate'"),
     ],
 )
