@@ -23,17 +23,13 @@ Hardware it is meant for: one GPU with 12 GB or more. Not yet trained.
 from dinov2_detrex import get_config
 
 from ..COCO.dino_dinov2_s_12ep import dataloader, lr_multiplier, model, optimizer, schedule, train
+from ..models.plus import criterion as _criterion
 
 _own = get_config("common/data/own.py")
 data, dataloader.train.dataset, dataloader.test.dataset = _own.data, _own.train, _own.test
 model.num_classes = "${d2d.classes_in:${data.train.json},1}"  # 1 until there are data; training needs them
 
-# a matched query's class target is how well its box fits, as in DEIM, and counts twice: both helped a tiny detector on
-# photographs (benchmarks/RESULTS.md)
-model.criterion.loss_class_type = "mal_loss"
-model.criterion.gamma = 1.5
-model.criterion.matcher.cost_class_type = "modulated_focal_cost"
-model.criterion.weight_dict.loss_class = 2.0
+model.criterion.merge_with(_criterion)  # a class target that follows the box
 
 schedule.images_per_epoch = "${d2d.images_in:${data.train.json},1}"
 schedule.epochs = 50
